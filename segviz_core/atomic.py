@@ -1,0 +1,41 @@
+"""Write a file under a temporary name and rename it: a kill or a full disk leaves the old file as it was."""
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from segviz_core.errors import InputError
+
+_REASONS = {errno.ENOSPC: "the disk is full", errno.EACCES: "there is no permission to write there"}
+_REASONS |= {errno.EROFS: "the file system is read-only", errno.ENOENT: "the folder does not exist"}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` (same suffixes); rename it to `path` when the block ends well.
+
+    Raises:
+        InputError: the folder is missing, not writable or full. The old file stays.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        raise InputError(
+            f"Cannot write {path}: {reason}.", hint="Choose another output or free space; the old file is unchanged."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON (indented, no NaN) in one step."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,163 @@
+"""The network: one representation block shared by all organs, one small head per organ (method.md section 2)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.networks.nets import UNet
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+NORM_TYPES = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+"""Norm layers are found by type, never by a fragment of their name (method.md 5.2)."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Size of MONAI's 3D UNet; the default is the published one (arXiv 2301.07074): 4,808,917 parameters with a head."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 128, 256)
+    strides: tuple[int, ...] = (2, 2, 2, 2)
+    num_res_units: int = 2
+
+    @property
+    def divisor(self) -> int:
+        """Patch sizes must be multiples of this."""
+        product = 1
+        for stride in self.strides:
+            product *= stride
+        return product
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "NetworkConfig":
+        """The settings stored by `to_dict`."""
+        return cls(tuple(values["channels"]), tuple(values["strides"]), values["num_res_units"])
+
+
+class Head(nn.Module):
+    """Task head of one organ: MONAI UNet's last decoder stage, half resolution features -> 2 logits per voxel.
+
+    Input (B, C, X/2, Y/2, Z/2), output (B, 2, X, Y, Z): background and organ.
+    """
+
+    def __init__(self, last_stage: nn.Sequential) -> None:
+        super().__init__()
+        up, residual = last_stage
+        self.up, self.norm, self.act = up.conv, up.adn.N, up.adn.A
+        self.residual = residual.conv.unit0.conv
+
+    def forward(self, features: Tensor) -> Tensor:
+        return fused_logits(features, [self])[:, 0]
+
+
+class SegVizNet(nn.Module):
+    """`representation` (all but the last decoder stage of MONAI's UNet) and `heads[organ]` (that last stage).
+
+    Cut and uncut networks agree bit for bit. A (B, 1, X, Y, Z) input in [0, 1] gives, per organ, the logits of
+    background and organ. Every head starts from its own draw of `torch`'s generator.
+    """
+
+    def __init__(self, config: NetworkConfig, organs: Sequence[str]) -> None:
+        super().__init__()
+        self.config = config
+        self.representation = _unet(config).model[:2]
+        self.heads = nn.ModuleDict({organ: Head(_unet(config).model[2]) for organ in organs})
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """Names of the organs that have a head, in the order of the heads."""
+        return tuple(self.heads)
+
+    def forward(self, x: Tensor, organs: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Logits (B, 2, X, Y, Z) per organ of `organs` (default: all)."""
+        names = self.organs if organs is None else tuple(organs)
+        logits = fused_logits(self.representation(x), [self.head(organ) for organ in names])
+        return {organ: logits[:, i] for i, organ in enumerate(names)}
+
+    def head(self, organ: str) -> Head:
+        """The head of `organ`."""
+        head = self.heads[organ]
+        assert isinstance(head, Head)
+        return head
+
+
+def fused_logits(features: Tensor, heads: Sequence[Head]) -> Tensor:
+    """Run K heads on the same features as one wide head: (B, C, x, y, z) -> (B, K, 2, X, Y, Z).
+
+    The transposed kernels are concatenated into one 32 -> 2K layer, the residual conv has K groups (method.md
+    section 2); equal to separate heads within 2e-6. All heads must be in the same mode; running statistics of heads in
+    train mode are updated.
+    """
+    first = heads[0]
+    if any(head.training != first.training for head in heads):
+        raise ValueError("fused_logits: expected heads that all train or all evaluate, found both")
+    x = F.conv_transpose3d(
+        features,
+        torch.cat([head.up.weight for head in heads], dim=1),
+        torch.cat([head.up.bias for head in heads]),
+        stride=first.up.stride,
+        padding=first.up.padding,
+        output_padding=first.up.output_padding,
+    )
+    x = _fused_batch_norm(x, [head.norm for head in heads])
+    slopes = torch.cat([head.act.weight.expand(2) for head in heads])
+    x = F.prelu(x, slopes)
+    weight = torch.cat([head.residual.weight for head in heads])
+    bias = torch.cat([head.residual.bias for head in heads])
+    x = x + F.conv3d(x, weight, bias, padding=first.residual.padding, groups=len(heads))
+    return x.unflatten(1, (len(heads), 2))
+
+
+def foreground(logits: Tensor) -> Tensor:
+    """Probability of the organ from logits (..., 2, X, Y, Z) with the class axis at -4: softmax of two classes."""
+    return torch.sigmoid(logits.select(-4, 1) - logits.select(-4, 0))
+
+
+def norm_keys(module: nn.Module) -> frozenset[str]:
+    """State keys (parameters and running statistics) of all norm layers of `module`, found by type."""
+    return frozenset(
+        f"{name}.{key}" if name else key
+        for name, child in module.named_modules()
+        if isinstance(child, NORM_TYPES)
+        for key in child.state_dict()
+    )
+
+
+def _fused_batch_norm(x: Tensor, norms: Sequence[nn.BatchNorm3d]) -> Tensor:
+    first = norms[0]
+    mean = torch.cat([_buffer(norm.running_mean) for norm in norms])
+    variance = torch.cat([_buffer(norm.running_var) for norm in norms])
+    weight, bias = torch.cat([norm.weight for norm in norms]), torch.cat([norm.bias for norm in norms])
+    if not first.training:
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, first.eps)
+    assert first.momentum is not None
+    x = F.batch_norm(x, mean, variance, weight, bias, True, first.momentum, first.eps)
+    with torch.no_grad():
+        for i, norm in enumerate(norms):
+            _buffer(norm.running_mean).copy_(mean[2 * i : 2 * i + 2])
+            _buffer(norm.running_var).copy_(variance[2 * i : 2 * i + 2])
+            _buffer(norm.num_batches_tracked).add_(1)
+    return x
+
+
+def _buffer(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
+
+
+def _unet(config: NetworkConfig) -> UNet:
+    return UNet(
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=2,
+        channels=config.channels,
+        strides=config.strides,
+        num_res_units=config.num_res_units,
+        norm="BATCH",
+    )
