@@ -15,9 +15,9 @@ _DICOM = "Segmentation category and type - DICOM master list"
 class Organ:
     """One anatomical structure that a head can segment.
 
-    `value` is its voxel value in every label file of SegViz. Organs of one `group` exclude each other; a task of another
-    group (a tumour inside the liver, say) may overlap them. `type_code` and `modifier` are SNOMED CT entries in the
-    form that Slicer's terminology tag uses; `context` names the list they come from.
+    `value` is its voxel value in every label file of SegViz. Organs of one `group` exclude each other; a task of
+    another group (a tumour inside the liver, say) may overlap them. `type_code` and `modifier` are SNOMED CT entries
+    in the form that Slicer's terminology tag uses; `context` names the list they come from.
     """
 
     name: str
@@ -91,5 +91,7 @@ class LabelSet:
         return tuple(self.values)
 
 
-LABEL_SETS: Mapping[str, LabelSet] = MappingProxyType({name: LabelSet({name: (o.value,)}) for name, o in ORGANS.items()})
+LABEL_SETS: Mapping[str, LabelSet] = MappingProxyType(
+    {name: LabelSet({name: (organ.value,)}) for name, organ in ORGANS.items()}
+)
 """The one-organ label sets of the published study, with SegViz's own label values."""

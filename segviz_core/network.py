@@ -16,7 +16,10 @@ NORM_TYPES = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Size of MONAI's 3D UNet; the default is the published one (arXiv 2301.07074): 4,808,917 parameters with a head."""
+    """Size of MONAI's 3D UNet; the default is the published one (arXiv 2301.07074).
+
+    With one head it has 4,808,917 parameters: representation 4,807,072, head 1,845 (method.md section 2).
+    """
 
     channels: tuple[int, ...] = (16, 32, 64, 128, 256)
     strides: tuple[int, ...] = (2, 2, 2, 2)
@@ -48,9 +51,11 @@ class Head(nn.Module):
 
     def __init__(self, last_stage: nn.Sequential) -> None:
         super().__init__()
-        up, residual = last_stage
-        self.up, self.norm, self.act = up.conv, up.adn.N, up.adn.A
-        self.residual = residual.conv.unit0.conv
+        stage: Any = last_stage
+        self.up: nn.ConvTranspose3d = stage[0].conv
+        self.norm: nn.BatchNorm3d = stage[0].adn.N
+        self.act: nn.PReLU = stage[0].adn.A
+        self.residual: nn.Conv3d = stage[1].conv.unit0.conv
 
     def forward(self, features: Tensor) -> Tensor:
         return fused_logits(features, [self])[:, 0]
@@ -66,7 +71,7 @@ class SegVizNet(nn.Module):
     def __init__(self, config: NetworkConfig, organs: Sequence[str]) -> None:
         super().__init__()
         self.config = config
-        self.representation = _unet(config).model[:2]
+        self.representation: nn.Sequential = _unet(config).model[:2]
         self.heads = nn.ModuleDict({organ: Head(_unet(config).model[2]) for organ in organs})
 
     @property
@@ -100,18 +105,18 @@ def fused_logits(features: Tensor, heads: Sequence[Head]) -> Tensor:
     x = F.conv_transpose3d(
         features,
         torch.cat([head.up.weight for head in heads], dim=1),
-        torch.cat([head.up.bias for head in heads]),
-        stride=first.up.stride,
-        padding=first.up.padding,
-        output_padding=first.up.output_padding,
+        torch.cat([_present(head.up.bias) for head in heads]),
+        stride=2,
+        padding=1,
+        output_padding=1,
     )
     x = _fused_batch_norm(x, [head.norm for head in heads])
     slopes = torch.cat([head.act.weight.expand(2) for head in heads])
     x = F.prelu(x, slopes)
     weight = torch.cat([head.residual.weight for head in heads])
-    bias = torch.cat([head.residual.bias for head in heads])
-    x = x + F.conv3d(x, weight, bias, padding=first.residual.padding, groups=len(heads))
-    return x.unflatten(1, (len(heads), 2))
+    bias = torch.cat([_present(head.residual.bias) for head in heads])
+    x = x + F.conv3d(x, weight, bias, padding=1, groups=len(heads))
+    return x.reshape(x.shape[0], len(heads), 2, *x.shape[2:])
 
 
 def foreground(logits: Tensor) -> Tensor:
@@ -131,8 +136,8 @@ def norm_keys(module: nn.Module) -> frozenset[str]:
 
 def _fused_batch_norm(x: Tensor, norms: Sequence[nn.BatchNorm3d]) -> Tensor:
     first = norms[0]
-    mean = torch.cat([_buffer(norm.running_mean) for norm in norms])
-    variance = torch.cat([_buffer(norm.running_var) for norm in norms])
+    mean = torch.cat([_present(norm.running_mean) for norm in norms])
+    variance = torch.cat([_present(norm.running_var) for norm in norms])
     weight, bias = torch.cat([norm.weight for norm in norms]), torch.cat([norm.bias for norm in norms])
     if not first.training:
         return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, first.eps)
@@ -140,13 +145,13 @@ def _fused_batch_norm(x: Tensor, norms: Sequence[nn.BatchNorm3d]) -> Tensor:
     x = F.batch_norm(x, mean, variance, weight, bias, True, first.momentum, first.eps)
     with torch.no_grad():
         for i, norm in enumerate(norms):
-            _buffer(norm.running_mean).copy_(mean[2 * i : 2 * i + 2])
-            _buffer(norm.running_var).copy_(variance[2 * i : 2 * i + 2])
-            _buffer(norm.num_batches_tracked).add_(1)
+            _present(norm.running_mean).copy_(mean[2 * i : 2 * i + 2])
+            _present(norm.running_var).copy_(variance[2 * i : 2 * i + 2])
+            _present(norm.num_batches_tracked).add_(1)
     return x
 
 
-def _buffer(value: Tensor | None) -> Tensor:
+def _present(value: Tensor | None) -> Tensor:
     assert value is not None
     return value
 

@@ -1,0 +1,110 @@
+"""Settings of a study: what the coordinator chose at `create`, and the part that every site gets in its kit."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from segviz_core.contract import DataContract
+from segviz_core.errors import InputError
+
+MODES = ("segviz+", "segviz-fedavg", "segviz-fedbn")
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """One study. Defaults: method.md section 4; `network` is NetworkConfig.to_dict(), `patch_size` in voxels.
+
+    `segviz+` spends `local_steps` per site in phase 1, then `rounds * steps_per_round` together; the `segviz` modes
+    spend only the latter. `head_steps` re-fit the heads to the common representation before phase 2 (method.md 9c),
+    `tune_steps` afterwards (phase 3).
+    """
+
+    name: str
+    mode: str = "segviz+"
+    seed: int = 0
+    contract: DataContract = field(default_factory=DataContract)
+    network: Mapping[str, Any] = field(default_factory=dict)
+    patch_size: tuple[int, int, int] = (128, 128, 32)
+    batch_size: int = 2
+    local_steps: int = 16_625
+    local_chunks: int = 25
+    rounds: int = 25
+    steps_per_round: int = 665
+    head_steps: int = 0
+    tune_steps: int = 200
+    learning_rate: float = 1e-4
+    shared_learning_rate: float = 1e-4
+    foreign_weight: float = 0.5
+    foreign_ramp: float = 0.2
+    proximal: float = 0.0
+    server_momentum: float = 0.0
+    min_sites: int = 2
+    wait_seconds: float = 120.0
+    round_timeout: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"mode: expected one of {', '.join(MODES)}, found {self.mode!r}.")
+        if self.rounds < 1 or self.steps_per_round < 0 or self.local_steps < 0 or self.local_chunks < 1:
+            raise InputError("Expected at least one round and one chunk, and no negative number of steps.")
+        if self.min_sites < 1:
+            raise InputError(f"min_sites: expected 1 or more, found {self.min_sites}.")
+        object.__setattr__(self, "patch_size", tuple(self.patch_size))
+
+    @property
+    def fedbn(self) -> bool:
+        """Whether norm layers stay at their sites."""
+        return self.mode == "segviz-fedbn"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"contract": self.contract.to_dict(), "patch_size": list(self.patch_size)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "StudySettings":
+        """The settings of `values`; unknown names are refused."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise InputError(f"Unknown study setting {unknown[0]!r}.", hint=f"Known are: {', '.join(sorted(known))}.")
+        contract = values.get("contract", DataContract())
+        if not isinstance(contract, DataContract):
+            contract = DataContract.from_dict(contract)
+        return cls(**{**values, "contract": contract})
+
+    def for_site(self, site: str) -> "SiteSettings":
+        """What the site needs to know before it joins."""
+        return SiteSettings(
+            study=self.name,
+            site=site,
+            seed=self.seed,
+            contract=self.contract,
+            network=self.network,
+            patch_size=self.patch_size,
+            batch_size=self.batch_size,
+        )
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """The part of a study that a site fixes at join, from its kit; no message may change it."""
+
+    study: str
+    site: str
+    seed: int
+    contract: DataContract
+    network: Mapping[str, Any]
+    patch_size: tuple[int, int, int]
+    batch_size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"contract": self.contract.to_dict(), "patch_size": list(self.patch_size)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SiteSettings":
+        """The settings stored by `to_dict`; exactly these names."""
+        known = {f.name for f in fields(cls)}
+        if set(values) != known:
+            raise InputError(f"Site settings: expected {', '.join(sorted(known))}, found {', '.join(sorted(values))}.")
+        contract = DataContract.from_dict(values["contract"])
+        return cls(**{**values, "contract": contract, "patch_size": tuple(values["patch_size"])})

@@ -1,0 +1,101 @@
+"""What a study has reached: everything that must survive a kill of the server, in one checkpoint file."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from segviz_core.atomic import replacing
+from segviz_core.errors import InputError
+from segviz_core.federation.packets import Arrays
+
+
+@dataclass(frozen=True)
+class Member:
+    """A site that has declared itself: its pseudonym, organs, and training cases per organ."""
+
+    site: str
+    organs: tuple[str, ...]
+    cases: dict[str, int]
+
+    @property
+    def size(self) -> int:
+        """Number of training cases, as far as organs tell."""
+        return max(self.cases.values())
+
+
+@dataclass
+class StudyState:
+    """`finished` rounds, members by node id, and the weights that the next round starts from.
+
+    `gates` and `calibration` hold, per organ, the teacher gate g_k and (temperature, threshold); `norms` the norm
+    layers of each site in FEDBN mode; `momentum` the server's momentum, empty unless used.
+    """
+
+    representation: Arrays
+    finished: int = 0
+    members: dict[str, Member] = field(default_factory=dict)
+    heads: dict[str, Arrays] = field(default_factory=dict)
+    norms: dict[str, Arrays] = field(default_factory=dict)
+    momentum: Arrays = field(default_factory=dict)
+    gates: dict[str, float] = field(default_factory=dict)
+    calibration: dict[str, tuple[float, float]] = field(default_factory=dict)
+    dice: dict[str, float] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint in one step: after a kill it is the old one or the new one, never half of it."""
+        groups: dict[str, Arrays] = {"representation": self.representation, "momentum": self.momentum}
+        groups |= {f"head/{organ}": head for organ, head in self.heads.items()}
+        groups |= {f"norm/{site}": norm for site, norm in self.norms.items()}
+        tensors = {f"{group}|{key}": array for group, arrays in groups.items() for key, array in arrays.items()}
+        plain = {
+            "finished": self.finished,
+            "members": {node: asdict(member) for node, member in self.members.items()},
+            "gates": self.gates,
+            "calibration": self.calibration,
+            "dice": self.dice,
+        }
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata={"state": json.dumps(plain)})
+
+    @classmethod
+    def load(cls, path: Path) -> "StudyState":
+        """Read a checkpoint.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        groups: dict[str, Arrays] = {"representation": {}, "momentum": {}}
+        try:
+            with safe_open(path, framework="np") as file:
+                plain = json.loads(file.metadata()["state"])
+                for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                    group, key = name.split("|", 1)
+                    groups.setdefault(group, {})[key] = file.get_tensor(name)
+        except Exception as error:
+            raise InputError(
+                f"Expected a checkpoint of a study, found a damaged file: {path}.",
+                hint="Delete it to begin the study again, or put a backup in its place.",
+            ) from error
+        return cls(
+            representation=groups["representation"],
+            finished=plain["finished"],
+            members={node: _member(values) for node, values in plain["members"].items()},
+            heads=_under(groups, "head/"),
+            norms=_under(groups, "norm/"),
+            momentum=groups["momentum"],
+            gates=plain["gates"],
+            calibration={organ: (t, h) for organ, (t, h) in plain["calibration"].items()},
+            dice=plain["dice"],
+        )
+
+
+def _member(values: dict[str, Any]) -> Member:
+    return Member(values["site"], tuple(values["organs"]), values["cases"])
+
+
+def _under(groups: dict[str, Arrays], prefix: str) -> dict[str, Arrays]:
+    return {name.removeprefix(prefix): group for name, group in groups.items() if name.startswith(prefix)}
