@@ -1,0 +1,76 @@
+"""Soft maps of the organs a site does not annotate, made once per volume by the other sites' experts (method.md 4).
+
+t_j is kept as uint8 (255 = certain) on the network's grid, zero inside the case's own annotated organs, which exclude
+it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from segviz_core.atomic import replacing
+from segviz_core.cases import Case
+from segviz_core.inference import margins
+from segviz_core.network import SegVizNet
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One expert network in eval mode, and per organ its weight among the teachers of that organ (its cases)."""
+
+    network: SegVizNet
+    weights: dict[str, float]
+
+
+def write_targets(
+    work: Path,
+    cases: Sequence[Case],
+    teachers: Sequence[Teacher],
+    *,
+    patch_size: Sequence[int],
+    on_case: Callable[[int, int], None] | None = None,
+) -> None:
+    """Label all `cases` and keep the maps in memory (`case.targets`) and in `work`/targets."""
+    folder = work / "targets"
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, case in enumerate(cases):
+        case.targets = soft_maps(case, teachers, patch_size=patch_size)
+        with replacing(folder / f"{case.name}.safetensors") as temporary:
+            save_file(case.targets, temporary)
+        if on_case:
+            on_case(i + 1, len(cases))
+
+
+def load_targets(work: Path, cases: Sequence[Case]) -> None:
+    """Read the maps that an earlier start of this site made, where there are any."""
+    for case in cases:
+        path = work / "targets" / f"{case.name}.safetensors"
+        if path.exists():
+            case.targets = load_file(path)
+
+
+def soft_maps(
+    case: Case, teachers: Sequence[Teacher], *, patch_size: Sequence[int]
+) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Weighted mean probability of the teachers per foreign organ, as uint8 (X, Y, Z)."""
+    total: dict[str, float] = {}
+    mean: dict[str, np.ndarray[Any, np.dtype[np.float32]]] = {}
+    voxels = case.voxels / np.float32(255)
+    for teacher in teachers:
+        organs = [organ for organ in teacher.weights if organ not in case.masks]
+        if not organs:
+            continue
+        maps = margins(teacher.network, voxels, organs=organs, patch_size=patch_size)
+        for organ, margin in zip(organs, maps, strict=True):
+            weight = teacher.weights[organ]
+            p = weight / (1 + np.exp(-np.clip(margin, -30, 30)))
+            mean[organ] = mean[organ] + p if organ in mean else p
+            total[organ] = total.get(organ, 0.0) + weight
+    own = np.zeros(case.voxels.shape, bool)
+    for mask in case.masks.values():
+        own |= mask.astype(bool)
+    return {organ: np.where(own, 0, np.rint(255 * p / total[organ])).astype(np.uint8) for organ, p in mean.items()}

@@ -1,0 +1,291 @@
+"""A site's side of a study: answers each request with torch. Runs inside the warm trainer process; no flwr.
+
+Every answer can be given again after a kill: what a stage starts from is on disk in `work` before it begins.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.numpy import load_file, save_file
+
+from segviz_core import __version__
+from segviz_core.atomic import replacing
+from segviz_core.cases import Site
+from segviz_core.errors import InputError
+from segviz_core.federation.packets import Arrays, Packet, Setting, check_schema
+from segviz_core.federation.pseudo_labels import Teacher, load_targets, write_targets
+from segviz_core.federation.settings import SiteSettings
+from segviz_core.federation.weights import initial_head, load_arrays, load_training, save_training, to_arrays
+from segviz_core.network import NetworkConfig, SegVizNet, norm_keys
+from segviz_core.training import Distillation, TrainingConfig, TrainingSummary, set_trainable, train
+from segviz_core.tuning import calibrate, tune_heads, validation_dice
+
+Progress = Callable[[str, int, int], None]
+
+
+class SiteSession:
+    """One site in one study. `site` holds the prepared cases, `work` what must survive a kill."""
+
+    def __init__(self, settings: SiteSettings, site: Site, work: Path) -> None:
+        self.settings, self.site, self.work = settings, site, work
+        work.mkdir(parents=True, exist_ok=True)
+        self.organs = site.label_set.organs
+        self.config = NetworkConfig.from_dict(settings.network)
+        self._shared: tuple[int, SegVizNet, torch.optim.Optimizer] | None = None
+        load_targets(work, site.training_cases)
+
+    def handle(self, request: Packet, *, on_progress: Progress | None = None) -> Packet:
+        """Answer one request.
+
+        Raises:
+            InputError: the request is not one of the protocol, or an earlier stage is missing here.
+            Cancelled: raised by `on_progress`; nothing is lost, the request can be repeated.
+        """
+        check_schema(request)
+        answers: dict[str, Callable[[Packet, Progress], Packet]] = {
+            "declare": self._declare,
+            "train-local": self._train_local,
+            "expert": self._expert,
+            "label": self._label,
+            "train": self._train,
+            "tune": self._tune,
+            "evaluate": self._evaluate,
+        }
+        return answers[request.stage](request, on_progress or (lambda *_: None))
+
+    def _declare(self, request: Packet, on_progress: Progress) -> Packet:
+        with replacing(self.work / "common.safetensors") as temporary:
+            save_file(request.arrays["representation"], temporary)
+        settings: dict[str, Setting] = {
+            "site": self.settings.site,
+            "organs": ",".join(self.organs),
+            "contract": self.settings.contract.hash,
+            "version": __version__,
+        }
+        return self._reply(request, settings=settings, metrics=self._counts())
+
+    def _train_local(self, request: Packet, on_progress: Progress) -> Packet:
+        first, steps = int(request.settings["first_step"]), int(request.settings["steps"])
+        network, optimizer, done = self._local_network()
+        if done < first + steps:
+            config = self._training_config(request, "local", first_step=done, steps=first + steps - done)
+            summary = train(
+                network,
+                self.site.training_cases,
+                config,
+                organs=self.organs,
+                optimizer=optimizer,
+                on_step=lambda i, n: on_progress("train-local", done + i, first + steps),
+            )
+            save_training(self._local_file(first + steps), network, optimizer)
+            for old in self.work.glob("local-*.safetensors"):
+                if old != self._local_file(first + steps):
+                    old.unlink()
+        else:
+            summary = TrainingSummary(0.0, {}, 0)
+        return self._reply(request, metrics=self._training_metrics(summary))
+
+    def _expert(self, request: Packet, on_progress: Progress) -> Packet:
+        network, _, _ = self._local_network()
+        dice = validation_dice(
+            network, self.site.validation_cases, organs=self.organs, patch_size=self.settings.patch_size
+        )
+        arrays = {"representation": to_arrays(network.representation)} | self._heads(network)
+        return self._reply(request, arrays=arrays, metrics={f"dice/{organ}": d for organ, d in dice.items()})
+
+    def _label(self, request: Packet, on_progress: Progress) -> Packet:
+        teachers = []
+        for name, arrays in request.arrays.items():
+            if not name.endswith("/representation"):
+                continue
+            prefix = name.removesuffix("representation")
+            heads = {g.removeprefix(f"{prefix}head/"): h for g, h in request.arrays.items() if f"{prefix}head/" in g}
+            network = SegVizNet(self.config, list(heads))
+            load_arrays(network.representation, arrays)
+            for organ, head in heads.items():
+                load_arrays(network.head(organ), head)
+            index = prefix.split("/")[1]
+            weights = {organ: request.metrics.get(f"weight/{index}/{organ}", 1.0) for organ in heads}
+            teachers.append(Teacher(network.eval(), weights))
+        write_targets(
+            self.work,
+            self.site.training_cases,
+            teachers,
+            patch_size=self.settings.patch_size,
+            on_case=lambda i, n: on_progress("label", i, n),
+        )
+        return self._reply(request)
+
+    def _train(self, request: Packet, on_progress: Progress) -> Packet:
+        number, settings = int(request.settings["round"]), request.settings
+        network, optimizer = self._shared_network(request, number)
+        received = to_arrays(network.representation)
+        labelled = {organ for case in self.site.training_cases for organ in case.targets}
+        foreign = tuple(organ for organ in network.organs if organ in labelled and organ not in self.organs)
+        weight = float(settings["foreign_weight"])
+        distillation = Distillation(
+            organs=foreign if weight else (),
+            weight=weight,
+            ramp=float(settings["foreign_ramp"]),
+            gates={k.removeprefix("gate/"): v for k, v in request.metrics.items() if k.startswith("gate/")},
+        )
+        config = self._training_config(
+            request, "shared", first_step=int(settings["first_step"]), steps=int(settings["steps"])
+        )
+        summary = train(
+            network,
+            self.site.training_cases,
+            config,
+            organs=self.organs,
+            optimizer=optimizer,
+            distillation=distillation,
+            proximal=float(settings["proximal"]),
+            on_step=lambda i, n: on_progress("train", i, n),
+        )
+        save_training(self._shared_file(number), network, optimizer)
+        self._forget_shared_before(number - 1)
+        self._shared = (number, network, optimizer)
+        return self._reply(
+            request,
+            arrays=self._update(network, received, fedbn=settings["mode"] == "segviz-fedbn") | self._heads(network),
+            metrics=self._training_metrics(summary) | self._counts(),
+        )
+
+    def _tune(self, request: Packet, on_progress: Progress) -> Packet:
+        network = self._assembled(request)
+        steps = int(request.settings["steps"])
+        config = self._training_config(request, f"tune-{request.settings['round']}", first_step=0, steps=steps)
+        tune_heads(
+            network,
+            self.site.training_cases,
+            config,
+            organs=self.organs,
+            validation_cases=self.site.validation_cases,
+            on_step=lambda i, n: on_progress("tune", i, n),
+        )
+        calibration = calibrate(
+            network,
+            self.site.validation_cases if request.settings["calibrate"] else [],
+            organs=self.organs,
+            patch_size=self.settings.patch_size,
+        )
+        metrics = {f"temperature/{organ}": t for organ, (t, _) in calibration.items()}
+        metrics |= {f"threshold/{organ}": h for organ, (_, h) in calibration.items()}
+        return self._reply(request, arrays=self._heads(network), metrics=metrics)
+
+    def _evaluate(self, request: Packet, on_progress: Progress) -> Packet:
+        dice = validation_dice(
+            self._assembled(request),
+            self.site.validation_cases,
+            organs=self.organs,
+            patch_size=self.settings.patch_size,
+        )
+        return self._reply(request, metrics={f"dice/{organ}": d for organ, d in dice.items()})
+
+    def _local_network(self) -> tuple[SegVizNet, torch.optim.Optimizer, int]:
+        """Network and optimiser of phase 1 at the last saved step; at step 0 the common start."""
+        common = self.work / "common.safetensors"
+        if not common.exists():
+            raise InputError("This site has not declared itself in this study yet.", hint="Leave and join again.")
+        network = SegVizNet(self.config, self.organs)
+        optimizer = torch.optim.Adam(set_trainable(network, own=self.organs), 1e-3)
+        saved = {int(path.stem.removeprefix("local-")): path for path in self.work.glob("local-*.safetensors")}
+        if saved:
+            done = max(saved)
+            load_training(saved[done], network, optimizer)
+            return network, optimizer, done
+        load_arrays(network.representation, load_file(common))
+        for organ in self.organs:
+            head = initial_head(self.config, seed=self.settings.seed, organ=organ)
+            network.head(organ).load_state_dict(head.state_dict())
+        return network, optimizer, 0
+
+    def _shared_network(self, request: Packet, number: int) -> tuple[SegVizNet, torch.optim.Optimizer]:
+        """The received network, with the optimiser as it was after the last round before `number` (method.md: kept)."""
+        names = self._all_organs(request)
+        if self._shared and self._shared[0] < number and self._shared[1].organs == names:
+            _, network, optimizer = self._shared
+        else:
+            network = SegVizNet(self.config, names)
+            optimizer = torch.optim.Adam(set_trainable(network, own=self.organs), 1e-3)
+            saved = {int(path.stem.removeprefix("shared-")): path for path in self.work.glob("shared-*.safetensors")}
+            if earlier := [n for n in saved if n < number]:
+                load_training(saved[max(earlier)], network, optimizer, adam_only=True)
+        self._fill(network, request)
+        return network, optimizer
+
+    def _assembled(self, request: Packet) -> SegVizNet:
+        network = SegVizNet(self.config, self._all_organs(request))
+        self._fill(network, request)
+        return network
+
+    def _fill(self, network: SegVizNet, request: Packet) -> None:
+        load_arrays(network.representation, request.arrays["representation"])
+        heads = request.heads()
+        for organ in network.organs:
+            if organ in heads:
+                load_arrays(network.head(organ), heads[organ])
+            else:
+                seeded = initial_head(self.config, seed=self.settings.seed, organ=organ)
+                network.head(organ).load_state_dict(seeded.state_dict())
+
+    def _all_organs(self, request: Packet) -> tuple[str, ...]:
+        return (*self.organs, *(organ for organ in request.heads() if organ not in self.organs))
+
+    def _update(self, network: SegVizNet, received: Arrays, *, fedbn: bool) -> dict[str, Arrays]:
+        """The difference to what was received, and the values that are not differences (statistics; FEDBN: norms)."""
+        norm = norm_keys(network.representation)
+        buffers = {name for name, _ in network.representation.named_buffers()}
+        after = to_arrays(network.representation)
+        own = {key for key in after if key in buffers or (fedbn and key in norm)}
+        return {
+            "update": {key: after[key] - received[key] for key in after if key not in own},
+            "norm": {key: after[key] for key in own},
+        }
+
+    def _heads(self, network: SegVizNet) -> dict[str, Arrays]:
+        return {f"head/{organ}": to_arrays(network.head(organ)) for organ in self.organs}
+
+    def _counts(self) -> dict[str, float]:
+        cases = self.site.training_cases
+        return {f"cases/{organ}": float(sum(organ in case.masks for case in cases)) for organ in self.organs}
+
+    def _training_metrics(self, summary: TrainingSummary) -> dict[str, float]:
+        dice = {f"dice/{organ}": value for organ, value in summary.dice.items()}
+        return {"loss": summary.loss, "steps": float(summary.steps), **dice}
+
+    def _training_config(self, request: Packet, phase: str, *, first_step: int, steps: int) -> TrainingConfig:
+        published = request.settings["mode"] != "segviz+"
+        return TrainingConfig(
+            steps=steps,
+            first_step=first_step,
+            total_steps=int(request.settings.get("total_steps", steps)),
+            learning_rate=float(request.settings["learning_rate"]),
+            patch_size=self.settings.patch_size,
+            batch_size=self.settings.batch_size,
+            loss="published" if published else "supervised",
+            seed_words=(self.settings.seed, self.settings.site, phase),
+        )
+
+    def _reply(
+        self,
+        request: Packet,
+        *,
+        settings: dict[str, Setting] | None = None,
+        arrays: dict[str, Arrays] | None = None,
+        metrics: dict[str, float] | None = None,
+    ) -> Packet:
+        same: dict[str, Setting] = {name: request.settings[name] for name in ("stage", "round", "mode")}
+        return Packet(same | (settings or {}), arrays or {}, metrics or {})
+
+    def _local_file(self, step: int) -> Path:
+        return self.work / f"local-{step:08d}.safetensors"
+
+    def _shared_file(self, number: int) -> Path:
+        return self.work / f"shared-{number:06d}.safetensors"
+
+    def _forget_shared_before(self, number: int) -> None:
+        for path in self.work.glob("shared-*.safetensors"):
+            if int(path.stem.removeprefix("shared-")) < number:
+                path.unlink()
