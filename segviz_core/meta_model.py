@@ -1,0 +1,173 @@
+"""The meta-model: data contract, organs, weights and provenance in one safetensors file (method.md section 7)."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from segviz_core.atomic import replacing
+from segviz_core.contract import DataContract
+from segviz_core.errors import InputError
+from segviz_core.labels import FIRST_FREE_VALUE, ORGANS, Organ
+from segviz_core.model_header import FORMAT, METADATA_KEY, read_header
+
+
+@dataclass(frozen=True)
+class OrganEntry:
+    """One head of a meta-model: the organ it segments, and how its output becomes a mask.
+
+    `value` is the voxel value in results; `color` is RGB 0-255, `terminology` Slicer's terminology tag. Organs of one
+    `group` exclude each other. With the head's logit m (organ minus background), a voxel may be the organ where
+    sigmoid(m / temperature) > threshold.
+    """
+
+    name: str
+    value: int
+    title: str
+    color: tuple[int, int, int]
+    terminology: str
+    group: str = "organs"
+    temperature: float = 1.0
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "color", tuple(self.color))
+        known = ORGANS.get(self.name)
+        if known is not None and self.value != known.value:
+            raise InputError(f"organ {self.name}: expected label value {known.value}, found {self.value}.")
+        if known is None and not FIRST_FREE_VALUE <= self.value <= 255:
+            raise InputError(
+                f"organ {self.name}: expected a label value from {FIRST_FREE_VALUE} to 255, found {self.value}."
+            )
+        if not self.temperature > 0 or not 0 < self.threshold < 1:
+            raise InputError(
+                f"organ {self.name}: expected temperature > 0 and threshold in (0, 1), "
+                f"found {self.temperature} and {self.threshold}."
+            )
+
+    @classmethod
+    def of(cls, organ: Organ, *, temperature: float = 1.0, threshold: float = 0.5) -> "OrganEntry":
+        """The entry of an organ that SegViz knows by name."""
+        return cls(
+            organ.name, organ.value, organ.title, organ.color, organ.terminology, organ.group, temperature, threshold
+        )
+
+
+@dataclass(frozen=True)
+class MetaModel:
+    """One representation, one head per organ and the data contract they were trained under.
+
+    `network` holds the settings of `network.NetworkConfig`; `weights` the keys of `SegVizNet.state_dict()`;
+    `patch_size` (X, Y, Z) in voxels of the contract's grid. `provenance` tells how the model was made: site pseudonyms,
+    label sets, case counts, rounds, steps, mode, Dice per organ, versions - no paths, no patient data.
+
+    >>> model = MetaModel.load(Path("meta_model.safetensors"))  # doctest: +SKIP
+    >>> [organ.title for organ in model.organs]  # doctest: +SKIP
+    ['Liver', 'Spleen', 'Kidneys', 'Pancreas']
+    """
+
+    contract: DataContract
+    network: Mapping[str, Any]
+    patch_size: tuple[int, int, int]
+    organs: tuple[OrganEntry, ...]
+    weights: Mapping[str, NDArray[Any]]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patch_size", tuple(self.patch_size))
+        divisor = math.prod(self.network["strides"])
+        if len(self.patch_size) != 3 or any(size < 1 or size % divisor for size in self.patch_size):
+            raise InputError(f"patch_size: expected three multiples of {divisor}, found {self.patch_size}.")
+        if not self.organs:
+            raise InputError("A meta-model needs at least one organ, found none.")
+        for what in ("name", "value"):
+            values = [getattr(organ, what) for organ in self.organs]
+            if len(set(values)) < len(values):
+                raise InputError(f"Expected one organ per {what}, found {values}.")
+        headless = [organ.name for organ in self.organs if f"heads.{organ.name}.up.weight" not in self.weights]
+        if headless:
+            raise InputError(f"The organs {', '.join(headless)} have no head among the weights.")
+        broken = [key for key, value in self.weights.items() if not np.isfinite(value).all()]
+        if broken:
+            raise InputError(
+                f"The weights {broken[0]} hold values that are not finite.",
+                hint="The training diverged; use another file.",
+            )
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the file that `save` writes."""
+        return hashlib.sha256(self._to_bytes()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the model as one safetensors file, in one step."""
+        with replacing(path) as temporary:
+            temporary.write_bytes(self._to_bytes())
+
+    @classmethod
+    def load(cls, path: Path) -> "MetaModel":
+        """Read and check a meta-model.
+
+        Raises:
+            InputError: what `read_header` refuses; a missing or extra key, a wrong shape or dtype, weights that are
+                not finite, or settings out of range.
+        """
+        header = read_header(path)
+        try:
+            weights = load(path.read_bytes())
+        except (SafetensorError, KeyError) as error:
+            raise InputError(f"{path} is damaged: {error}.", hint="Copy or download the file again.") from error
+        _check_tensors(path, header["tensors"], weights)
+        try:
+            return cls(
+                DataContract.from_dict(header["contract"]),
+                header["network"],
+                header["patch_size"],
+                tuple(OrganEntry(**organ) for organ in header["organs"]),
+                weights,
+                header["provenance"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} has a header that this SegViz cannot use ({error}).") from error
+        except InputError as error:
+            raise InputError(f"{path}: {error.message}", hint=error.hint) from error
+
+    def _to_bytes(self) -> bytes:
+        header = {
+            "format": FORMAT,
+            "contract": self.contract.to_dict(),
+            "contract_hash": self.contract.hash,
+            "network": dict(self.network),
+            "patch_size": list(self.patch_size),
+            "organs": [asdict(organ) for organ in self.organs],
+            "tensors": _template(self.weights),
+            "provenance": dict(self.provenance),
+        }
+        text = json.dumps(header, sort_keys=True, allow_nan=False)
+        return save({key: np.asarray(value, order="C") for key, value in self.weights.items()}, {METADATA_KEY: text})
+
+
+def _template(weights: Mapping[str, NDArray[Any]]) -> dict[str, list[Any]]:
+    return {key: [value.dtype.name, list(value.shape)] for key, value in weights.items()}
+
+
+def _check_tensors(path: Path, expected: Mapping[str, list[Any]], weights: Mapping[str, NDArray[Any]]) -> None:
+    found = _template(weights)
+    for key in sorted(expected.keys() | found.keys()):
+        if found.get(key) != expected.get(key):
+            raise InputError(
+                f"{path} has weights {key} {_described(found.get(key))}, expected {_described(expected.get(key))}.",
+                hint="The file was changed by hand or damaged; get it again from where it was published.",
+            )
+
+
+def _described(tensor: list[Any] | None) -> str:
+    return "missing" if tensor is None else f"{tensor[0]} {tuple(tensor[1])}"
