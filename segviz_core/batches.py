@@ -98,7 +98,8 @@ def _center(
         mask = case.masks[annotated[int(rng.integers(len(annotated)))]]
         inside = np.flatnonzero(mask)
         if inside.size:
-            return np.array(np.unravel_index(inside[int(rng.integers(inside.size))], mask.shape), dtype=np.float64)
+            index = inside[int(rng.integers(inside.size))]
+            return np.array(np.unravel_index(index, mask.shape), dtype=np.float64)
     return np.array([int(rng.integers(n)) for n in case.voxels.shape], dtype=np.float64)
 
 
@@ -109,7 +110,7 @@ def _inside(
     half = (np.asarray(patch_size) - 1) / 2
     last = np.asarray(shape) - 1
     low = np.minimum(half, last / 2)
-    return np.clip(center, low, np.maximum(low, last - half))
+    return np.asarray(np.clip(center, low, np.maximum(low, last - half)))
 
 
 def _crop(

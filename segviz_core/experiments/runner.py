@@ -6,7 +6,6 @@ from typing import Any
 
 from segviz_core.federation.guard import Rejected
 from segviz_core.federation.packets import Packet
-from segviz_core.federation.session import SiteSession
 from segviz_core.federation.study import Study
 
 Answer = Callable[[Packet], Packet]
@@ -14,23 +13,20 @@ Answer = Callable[[Packet], Packet]
 
 def run_study(
     study: Study,
-    sites: Mapping[str, SiteSession | Answer],
+    sites: Mapping[str, Answer],
     *,
     on_round: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Run `study` to its end with `sites` (by node id), one site after the other; resumes at the next round.
+    """Run `study` to its end with `sites` (node id -> SiteSession.handle), one after the other; resumes.
 
     A reply that the guard rejects is recorded like in a real federation.
     """
-    answers: dict[str, Answer] = {
-        node: site.handle if isinstance(site, SiteSession) else site for node, site in sites.items()
-    }
     while not study.finished:
         started = time.monotonic()
         rejected: dict[str, str] = {}
-        for node, request in study.requests(list(answers)).items():
+        for node, request in study.requests(list(sites)).items():
             try:
-                study.accept(node, Packet.from_bytes(answers[node](request).to_bytes()))
+                study.accept(node, Packet.from_bytes(sites[node](request).to_bytes()))
             except Rejected as error:
                 rejected[node] = error.message
         row = study.close_round(seconds=time.monotonic() - started, rejected=rejected)

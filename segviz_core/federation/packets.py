@@ -73,7 +73,7 @@ class Packet:
     def to_bytes(self) -> bytes:
         """One safetensors blob: arrays as tensors named group|key, the rest as JSON in its metadata."""
         tensors = {
-            f"{group}|{key}": np.ascontiguousarray(array)
+            f"{group}|{key}": np.asarray(array, order="C")
             for group, arrays in self.arrays.items()
             for key, array in arrays.items()
         }

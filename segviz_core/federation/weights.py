@@ -4,6 +4,7 @@ import copy
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def to_arrays(module: nn.Module) -> Arrays:
     return {key: np.array(value.detach().numpy(), copy=True) for key, value in module.state_dict().items()}
 
 
-def load_arrays(module: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:  # type: ignore[type-arg]
+def load_arrays(module: nn.Module, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Put `arrays` into `module`; missing or unknown keys and other shapes raise."""
     module.load_state_dict({key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}, strict=True)
 
@@ -49,7 +50,7 @@ def load_arrays(module: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:  #
 def save_training(path: Path, network: SegVizNet, optimizer: torch.optim.Optimizer) -> None:
     """Write weights and Adam state as safetensors, in one step."""
     tensors = {f"network|{key}": value.contiguous() for key, value in network.state_dict().items()}
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     for parameter, state in optimizer.state.items():
         tensors |= {f"adam|{names[parameter]}|{key}": value.contiguous() for key, value in state.items()}
     with replacing(path) as temporary:

@@ -1,0 +1,70 @@
+"""The network is MONAI's UNet, cut once, and fused heads equal separate ones (method.md section 2)."""
+
+import pytest
+import torch
+from monai.networks.nets import UNet
+from torch import nn
+
+from segviz_core.network import Head, NetworkConfig, SegVizNet, foreground, fused_logits, norm_keys
+
+SMALL = NetworkConfig((4, 8, 16), (2, 2), 1)
+
+
+def test_cut_and_uncut_networks_agree_bit_for_bit():
+    torch.manual_seed(0)
+    unet = UNet(3, 1, 2, (16, 32, 64, 128, 256), (2, 2, 2, 2), num_res_units=2, norm="BATCH").eval()
+    network = SegVizNet(NetworkConfig(), ["liver"]).eval()
+    network.representation.load_state_dict(unet.model[:2].state_dict())
+    network.heads["liver"] = Head(unet.model[2]).eval()
+    x = torch.rand(1, 1, 32, 32, 16)
+    with torch.no_grad():
+        assert torch.equal(network(x)["liver"], unet(x))
+
+
+def test_published_network_has_the_published_number_of_parameters():
+    network = SegVizNet(NetworkConfig(), ["liver"])
+    assert sum(p.numel() for p in network.representation.parameters()) == 4_807_072
+    assert sum(p.numel() for p in network.head("liver").parameters()) == 1_845
+
+
+def test_norm_layers_are_found_by_type_80_of_138_entries():
+    representation = SegVizNet(NetworkConfig(), ["liver"]).representation
+    assert len(representation.state_dict()) == 138
+    assert len(norm_keys(representation)) == 80
+    assert norm_keys(nn.Sequential(nn.Conv3d(1, 1, 1), nn.GroupNorm(1, 4))) == {"1.weight", "1.bias"}
+
+
+def test_heads_start_from_different_draws():
+    network = SegVizNet(SMALL, ["liver", "spleen"])
+    assert not torch.equal(network.head("liver").up.weight, network.head("spleen").up.weight)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_fused_heads_equal_separate_heads(training):
+    torch.manual_seed(1)
+    network = SegVizNet(SMALL, ["liver", "spleen", "kidneys"]).train(training)
+    twin = SegVizNet(SMALL, ["liver", "spleen", "kidneys"]).train(training)
+    twin.load_state_dict(network.state_dict())
+    features = torch.randn(2, 8, 6, 5, 4)
+    fused = fused_logits(features, [network.head(o) for o in network.organs])
+    separate = torch.stack([twin.head(o)(features) for o in twin.organs], dim=1)
+    assert torch.allclose(fused, separate, atol=2e-6)
+    for key, value in twin.heads.state_dict().items():
+        assert torch.allclose(value.float(), network.heads.state_dict()[key].float(), atol=2e-6), key
+
+
+def test_fusing_heads_of_both_modes_is_refused():
+    network = SegVizNet(SMALL, ["liver", "spleen"])
+    network.head("spleen").eval()
+    with pytest.raises(ValueError, match="all train or all evaluate"):
+        network(torch.rand(1, 1, 16, 16, 16))
+
+
+def test_foreground_is_the_softmax_of_two_classes():
+    logits = torch.randn(2, 2, 3, 3, 3)
+    assert torch.allclose(foreground(logits), logits.softmax(1)[:, 1], atol=1e-6)
+
+
+def test_settings_survive_json():
+    assert NetworkConfig.from_dict(SMALL.to_dict()) == SMALL
+    assert SMALL.divisor == 4

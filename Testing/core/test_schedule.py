@@ -1,0 +1,55 @@
+"""The rounds of a study follow from its settings alone (method.md section 4)."""
+
+import pytest
+
+from segviz_core.errors import InputError
+from segviz_core.federation.schedule import schedule
+from segviz_core.federation.settings import SiteSettings, StudySettings
+
+
+def stages(**settings):
+    return [r.stage for r in schedule(StudySettings("s", **settings))]
+
+
+def test_segviz_plus_trains_alone_then_labels_once_then_together():
+    assert stages(local_chunks=2, rounds=3, tune_steps=5) == [
+        "declare", "train-local", "train-local", "expert", "label", "train", "train", "train", "tune", "evaluate",
+    ]  # fmt: skip
+
+
+def test_faithful_segviz_only_trains_together():
+    assert stages(mode="segviz-fedbn", rounds=2) == ["declare", "train", "train", "evaluate"]
+
+
+def test_heads_are_refitted_before_the_distillation_when_asked():
+    names = stages(local_chunks=1, rounds=1, head_steps=4)
+    assert names.index("tune") == names.index("label") + 1
+
+
+def test_chunks_cover_every_local_step_once():
+    rounds = [r for r in schedule(StudySettings("s", local_steps=17, local_chunks=5)) if r.stage == "train-local"]
+    covered = [
+        step for r in rounds for step in range(r.settings["first_step"], r.settings["first_step"] + r.settings["steps"])
+    ]
+    assert covered == list(range(17))
+
+
+def test_every_site_makes_the_same_number_of_steps_whatever_its_cases():
+    assert all("steps" in r.settings for r in schedule(StudySettings("s")) if r.stage.startswith("train"))
+
+
+def test_settings_survive_json():
+    settings = StudySettings("s", network={"channels": [4, 8], "strides": [2], "num_res_units": 1})
+    assert StudySettings.from_dict(settings.to_dict()) == settings
+    site = settings.for_site("north")
+    assert SiteSettings.from_dict(site.to_dict()) == site
+
+
+def test_unknown_setting_is_refused_by_name():
+    with pytest.raises(InputError, match="Unknown study setting 'epochs'"):
+        StudySettings.from_dict({"name": "s", "epochs": 3})
+
+
+def test_unknown_mode_is_refused():
+    with pytest.raises(InputError, match="expected one of segviz\\+, segviz-fedavg, segviz-fedbn, found 'fedprox'"):
+        StudySettings("s", mode="fedprox")
