@@ -1,0 +1,37 @@
+# `make demo` and `make test` set up .venv by themselves. PYTHON=..., TORCH_INDEX=... and CUDA=1 steer that (README.md).
+.PHONY: setup demo test test-312 lint clean
+
+# Any Python that runs may start the set-up; the set-up then finds the right one.
+RUNNING := $(shell for p in $(PYTHON) python3 python3.11 python3.12 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && echo "$$p" && break; done)
+HOST_PYTHON := $(or $(RUNNING),python3)
+SETUP := $(HOST_PYTHON) Testing/setup_environment.py
+
+# Tests that need no torch: they also run on Slicer's Python, 3.12.
+WITHOUT_TORCH = atomic boundaries contract errors labels
+
+setup:
+	@$(SETUP) test
+
+demo:
+	@$(SETUP) demo
+	.venv/bin/python -m segviz_core.experiments.demo
+
+test:
+	@$(HOST_PYTHON) Testing/system_packages.py
+	@$(SETUP) test
+	.venv/bin/python -m pytest --cov --cov-report=term-missing:skip-covered
+	@$(MAKE) --no-print-directory test-312
+
+test-312:
+	@$(SETUP) test-312 --python 3.12 --folder .venv312 --optional
+	@! .venv312/bin/python -c '' 2>/dev/null || .venv312/bin/python -m pytest $(WITHOUT_TORCH:%=Testing/core/test_%.py)
+
+lint:
+	@$(SETUP) test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf demo build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
