@@ -1,0 +1,34 @@
+"""Runs with a bare `python -m pytest Testing/slicer`: chooses Qt and EGL; collects nothing without slicer-core."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+sys.path[:0] = [str(ROOT), str(ROOT / "SegVizSlicer")]
+
+if importlib.util.find_spec("slicer_core") is None or importlib.util.find_spec("PySide6") is None:
+    collect_ignore_glob = ["*"]
+else:
+    from harness_import import slicer_harness
+
+    slicer_harness.start()
+
+
+@pytest.fixture(autouse=True)
+def an_empty_scene() -> Iterator[None]:
+    """Every test starts with an empty scene and fails on an exception that a slot or an observer swallowed."""
+    import ctk
+    import slicer
+
+    slicer.mrmlScene.Clear(0)
+    slicer_harness.swallowed.clear()
+    ctk.shown_messages.clear()
+    yield
+    assert slicer_harness.swallowed == []
