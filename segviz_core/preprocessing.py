@@ -1,0 +1,163 @@
+"""The one way of a CT to the network and of the network's output back: numpy only, the same in training, evaluation
+and inference (method.md, section 5.7).
+
+Axes are permuted and flipped to RAS; an oblique volume stays oblique. Resampling is separable trilinear with
+half-pixel centres: output voxel x of an axis lies at input coordinate `(x + .5) * target / spacing - .5`, clamped at
+the edges. HU are resampled first and windowed afterwards: all is linear up to the clip, and a graph that resizes the
+stored int16 voxels gives the same numbers.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segviz_core.contract import DataContract
+from segviz_core.volumes import Affine, Volume
+
+Triple = tuple[int, int, int]
+Samples = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkGrid:
+    """Where the network's voxels lie, and the way back to the CT.
+
+    Network axis n (R, A or S) runs along axis `axes[n]` of the CT, backwards where `flips[n]`. `shape`, `spacing_mm`
+    and `affine` (voxel centre -> RAS mm) describe the network's grid, `native_shape` and `native_spacing_mm` the CT's.
+    """
+
+    native_shape: Triple
+    native_spacing_mm: tuple[float, float, float]
+    axes: Triple
+    flips: tuple[bool, bool, bool]
+    shape: Triple
+    spacing_mm: tuple[float, float, float]
+    affine: Affine
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What the network sees: voxels float32 `(X, Y, Z)` from 0 to 1, C-contiguous, and their grid."""
+
+    voxels: NDArray[np.float32]
+    grid: NetworkGrid
+
+
+def prepare(ct: Volume, contract: DataContract) -> Prepared:
+    """The CT (HU, any orientation and spacing) in the contract's orientation, spacing and window.
+
+    The axes of `ct` must stand at right angles, as `volumes.read_ct` makes sure.
+    """
+    grid = _network_grid(ct, contract)
+    voxels = _to_network(ct.voxels, grid)
+    low, high = contract.window_hu
+    np.clip(voxels, low, high, out=voxels)
+    voxels -= np.float32(low)
+    voxels /= np.float32(high - low)
+    return Prepared(voxels, grid)
+
+
+def prepare_mask(mask: NDArray[np.bool_], grid: NetworkGrid) -> NDArray[np.bool_]:
+    """A mask `(I, J, K)` on the CT's grid as the network sees it, `(X, Y, Z)`: resampled like the CT, then >= .5."""
+    return _to_network(mask, grid) >= 0.5
+
+
+def restore(values: NDArray[np.float32], grid: NetworkGrid) -> NDArray[np.float32]:
+    """`(C, X, Y, Z)` values of the network, interpolated on the CT's own grid and axes: float32 `(C, I, J, K)`."""
+    restored = np.empty((len(values), *grid.native_shape), np.float32)
+    for part, slab in restore_slabs(values, grid):
+        restored[..., part] = slab
+    return restored
+
+
+def restore_slabs(
+    values: NDArray[np.float32], grid: NetworkGrid, *, slab: int = 32
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """What `restore` gives in pieces of `slab` slices of the CT's last axis, for results too large to hold at once.
+
+    Yields:
+        The slice of the last axis and its values `(C, I, J, <= slab)`.
+    """
+    back = [grid.axes.index(axis) for axis in range(3)]  # CT axis -> network axis
+    samples: list[Samples] = []
+    for axis, network_axis in enumerate(back):
+        scale = grid.native_spacing_mm[axis] / grid.spacing_mm[network_axis]
+        lower, upper, weight = _samples(grid.native_shape[axis], grid.shape[network_axis], scale)
+        step = -1 if grid.flips[network_axis] else 1
+        samples.append((lower[::step], upper[::step], weight[::step]))
+    values = values.transpose(0, *(1 + axis for axis in back))
+    for start in range(0, grid.native_shape[2], slab):
+        part = slice(start, min(start + slab, grid.native_shape[2]))
+        lower, upper, weight = samples[2]
+        piece = _interpolate(values, 3, (lower[part], upper[part], weight[part]))
+        for axis in (0, 1):
+            piece = _interpolate(piece, 1 + axis, samples[axis])
+        yield part, piece
+
+
+def _network_grid(ct: Volume, contract: DataContract) -> NetworkGrid:
+    spacing = np.array(ct.spacing_mm)
+    cosines = ct.affine[:3, :3] / spacing  # columns: directions of the CT's axes
+    axes = max(permutations(range(3)), key=lambda order: sum(abs(cosines[n, order[n]]) for n in range(3)))
+    flips = [bool(cosines[n, axes[n]] < 0) for n in range(3)]
+    target = contract.spacing_mm
+    shape = [max(1, round(ct.voxels.shape[axes[n]] * spacing[axes[n]] / target[n])) for n in range(3)]
+    native_from_network = np.zeros((4, 4))
+    native_from_network[3, 3] = 1
+    for n, axis in enumerate(axes):
+        scale = target[n] / spacing[axis]
+        first = 0.5 * scale - 0.5
+        native_from_network[axis, n] = -scale if flips[n] else scale
+        native_from_network[axis, 3] = ct.voxels.shape[axis] - 1 - first if flips[n] else first
+    return NetworkGrid(
+        native_shape=_triple(ct.voxels.shape),
+        native_spacing_mm=ct.spacing_mm,
+        axes=_triple(axes),
+        flips=(flips[0], flips[1], flips[2]),
+        shape=_triple(shape),
+        spacing_mm=target,
+        affine=ct.affine @ native_from_network,
+    )
+
+
+def _to_network(voxels: NDArray[np.generic], grid: NetworkGrid) -> NDArray[np.float32]:
+    """Any voxels on the CT's grid, resampled to the network's: float32 `(X, Y, Z)`, C-contiguous."""
+    resampled = voxels.transpose(grid.axes)
+    sizes = resampled.shape
+    # The axis that shrinks most goes first; an order that depends on the network's axes alone makes the result the same
+    # to the last bit for every orientation of the CT.
+    for n in sorted(range(3), key=lambda n: (grid.shape[n] / sizes[n], -n)):
+        scale = grid.spacing_mm[n] / grid.native_spacing_mm[grid.axes[n]]
+        lower, upper, weight = _samples(grid.shape[n], sizes[n], scale)
+        if grid.flips[n]:
+            lower, upper = sizes[n] - 1 - lower, sizes[n] - 1 - upper
+        resampled = _interpolate(resampled, n, (lower, upper, weight))
+    return np.ascontiguousarray(resampled, np.float32)
+
+
+def _samples(count: int, available: int, scale: float) -> Samples:
+    """Both neighbours of each of `count` output voxels of one axis and the weight of the second."""
+    position = np.clip((np.arange(count) + 0.5) * scale - 0.5, 0, available - 1)
+    lower = position.astype(np.intp)
+    return lower, np.minimum(lower + 1, available - 1), (position - lower).astype(np.float32)
+
+
+def _interpolate(values: NDArray[np.generic], axis: int, samples: Samples) -> NDArray[np.float32]:
+    """Linear interpolation along one axis; the result has the memory order of `values`."""
+    memory = sorted(range(values.ndim), key=lambda n: -abs(values.strides[n]))
+    lower, upper, weight = samples
+    values, at = values.transpose(memory), memory.index(axis)  # np.take copies what is not in C order
+    first = values.take(lower, at).astype(np.float32, copy=False)
+    result = values.take(upper, at).astype(np.float32, copy=False)
+    result -= first
+    result *= weight.reshape(-1, *[1] * (values.ndim - 1 - at))
+    result += first
+    return result.transpose(np.argsort(memory))
+
+
+def _triple(values: Sequence[int]) -> Triple:
+    i, j, k = values
+    return i, j, k
