@@ -198,7 +198,7 @@ def refuse_cuda(report: Mapping[str, list], size_of: Callable[[str], int]) -> No
     urls = [wheels[name]["download_info"]["url"] for name in {*cuda, "torch"} if name in wheels]
     size = sum(size_of(url) for url in urls) / 1e9
     raise SetupError(
-        f"pip would download torch for NVIDIA GPUs ({len(cuda)} CUDA packages, "
+        f"pip would download torch for NVIDIA GPUs (CUDA packages: {len(cuda)}, "
         f"{f'{size:.1f} GB' if size else 'several GB'}); give TORCH_INDEX=<URL of a package index with CPU wheels of "
         "torch> to avoid that, or CUDA=1 to accept it."
     )
