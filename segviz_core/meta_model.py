@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 from segviz_core.atomic import replacing
 from segviz_core.contract import DataContract
 from segviz_core.errors import InputError
-from segviz_core.labels import FIRST_FREE_VALUE, ORGANS, Organ
+from segviz_core.labels import FIRST_FREE_VALUE, ORGANS, SPLIT_KIDNEYS, Organ
 from segviz_core.model_header import FORMAT, METADATA_KEY, read_header
 
 
@@ -40,7 +40,7 @@ class OrganEntry:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "color", tuple(self.color))
-        known = ORGANS.get(self.name)
+        known = next((organ for organ in (*ORGANS.values(), *SPLIT_KIDNEYS) if organ.name == self.name), None)
         if known is not None and self.value != known.value:
             raise InputError(f"organ {self.name}: expected label value {known.value}, found {self.value}.")
         if known is None and not FIRST_FREE_VALUE <= self.value <= 255:
