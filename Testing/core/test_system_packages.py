@@ -51,9 +51,7 @@ def test_ci_reads_the_same_names_as_the_tests() -> None:
     """The shell script strips comments by itself, because it runs before any Python is set up."""
     script = (Path(__file__).resolve().parents[2] / ".ci" / "run").read_text(encoding="utf-8")
     text = "# all\nlibfirst # one\n\n  libsecond\n"
-    line = next(
-        line for line in (root / ".ci" / "run").read_text().splitlines() if line.startswith("read -ra packages")
-    )
-    script = f"{line.replace('Testing/apt.txt', '-')}; printf '%s\\n' \"${{packages[@]}}\""
+    line = next(line for line in script.splitlines() if line.startswith("read -ra packages"))
+    echo = f"{line.replace('Testing/apt.txt', '-')}; printf '%s\\n' \"${{packages[@]}}\""
     answer = subprocess.run(["bash", "-c", echo], input=text, capture_output=True, text=True, check=True)
     assert answer.stdout.split() == system_packages.wanted(text)
