@@ -115,7 +115,7 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         optimizer.step()
-        loss_sum += float(loss)
+        loss_sum += loss.item()
         _count_overlap(overlap, logits, batch.masks, batch.annotated, own)
         if on_step:
             on_step(done + 1, config.steps)

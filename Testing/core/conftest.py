@@ -1,8 +1,12 @@
-"""Leaves out what an environment without torch (the job on Slicer's Python 3.12) cannot run."""
+"""One thread per process; leaves out what an environment without torch (Slicer's Python 3.12) cannot run."""
 
+import os
 from importlib.util import find_spec
 
 from import_rules import FLOWER, TESTS_THAT_NEED_TORCH, TORCH
+
+# Tiny networks on several threads are ten times slower than on one while other processes work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if find_spec("torch") is None:
     _modules = {module.rpartition(".")[2] for module in TORCH | FLOWER}

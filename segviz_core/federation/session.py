@@ -231,7 +231,7 @@ class SiteSession:
                 network.head(organ).load_state_dict(seeded.state_dict())
 
     def _all_organs(self, request: Packet) -> tuple[str, ...]:
-        return (*self.organs, *(organ for organ in request.heads() if organ not in self.organs))
+        return (*self.organs, *sorted(set(request.heads()) - set(self.organs)))  # sorted: sums of floats have an order
 
     def _update(self, network: SegVizNet, received: Arrays, *, fedbn: bool) -> dict[str, Arrays]:
         """The difference to what was received, and the values that are not differences (statistics; FEDBN: norms)."""

@@ -1,0 +1,80 @@
+"""Training patches: where they lie, what they carry, and that they can be drawn again (method.md section 3)."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_cases import BOXES, LEVELS, PATCH, SHAPE, toy_case
+
+from segviz_core import batches
+from segviz_core.batches import draw_batch
+
+CASES = [toy_case(f"c{i}", ("liver",), seed=i) for i in range(3)]
+
+
+def draw(seed: int, *, cases=CASES, patch=PATCH, **options):
+    return draw_batch(
+        cases,
+        organs=options.pop("organs", ("liver",)),
+        patch_size=patch,
+        batch_size=2,
+        rng=np.random.default_rng(seed),
+        **options,
+    )
+
+
+def test_same_generator_draws_the_same_patches():
+    assert torch.equal(draw(5).images, draw(5).images)
+    assert not torch.equal(draw(5).images, draw(6).images)
+
+
+def test_every_other_patch_lies_on_an_own_organ():
+    small = [toy_case("c", ("pancreas",), seed=0)]
+    hits = [
+        draw(seed, cases=small, patch=(8, 8, 8), organs=("pancreas",)).masks.flatten(1).any(1) for seed in range(20)
+    ]
+    assert all(bool(hit[0]) for hit in hits)
+    assert not all(bool(hit[1]) for hit in hits)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.tuples(*[st.sampled_from([4, 8, 16, 24])] * 3))
+def test_any_patch_size_works_also_beyond_the_volume(seed, patch):
+    batch = draw(seed, patch=patch)
+    assert batch.images.shape == (2, 1, *patch)
+    assert batch.masks.shape == (2, 1, *patch)
+    assert set(batch.masks.unique().tolist()) <= {0.0, 1.0}
+    assert batch.images.isfinite().all()
+
+
+def test_image_and_mask_stay_aligned_under_augmentation(monkeypatch):
+    monkeypatch.setattr(batches, "INTENSITY_SCALE", 0.0)
+    monkeypatch.setattr(batches, "INTENSITY_SHIFT", 0.0)
+    for seed in range(10):
+        batch = draw(seed)
+        inside = batch.images[:, 0][batch.masks[:, 0] > 0] * 255
+        assert inside.median().item() == pytest.approx(LEVELS["liver"], abs=10)
+
+
+def test_without_augmentation_a_patch_is_a_crop_of_the_volume(monkeypatch):
+    for name in ("ROTATION_DEG", "ZOOM", "INTENSITY_SCALE", "INTENSITY_SHIFT"):
+        monkeypatch.setattr(batches, name, 0.0)
+    batch = draw(3, cases=CASES[:1], patch=SHAPE)
+    np.testing.assert_allclose(batch.images[0, 0].numpy() * 255, CASES[0].voxels, atol=1e-2)
+    assert batch.masks[0, 0].bool().numpy()[BOXES["liver"]].all()
+
+
+def test_intensity_changes_by_at_most_scale_and_shift():
+    for seed in range(20):
+        image = draw(seed, patch=(8, 8, 8)).images
+        assert image.min() > -0.11
+        assert image.max() < 1.1 * 1 + 0.11
+
+
+def test_soft_maps_of_foreign_organs_come_along_in_0_to_1():
+    case = toy_case("c", ("liver",), seed=0)
+    case.targets = {"spleen": np.full(SHAPE, 255, np.uint8)}
+    batch = draw(1, cases=[case], foreign=("spleen", "kidneys"), patch=(4, 4, 4))
+    assert batch.targets["spleen"].max().item() == pytest.approx(1.0)
+    assert not batch.targets["kidneys"].any()  # nobody labelled it: the map is empty

@@ -1,0 +1,163 @@
+"""A site's side of a study, with torch, in one process."""
+
+import numpy as np
+import pytest
+from toy_cases import toy_settings, toy_site
+
+from segviz_core.errors import Cancelled, InputError
+from segviz_core.experiments.runner import run_study
+from segviz_core.federation.export import meta_model_of
+from segviz_core.federation.packets import Packet
+from segviz_core.federation.session import SiteSession
+from segviz_core.federation.study import Study
+from segviz_core.federation.weights import create_study
+from segviz_core.meta_model import MetaModel
+
+SITES = {"1": ("north", "liver"), "2": ("south", "spleen"), "3": ("west", "kidneys")}
+
+
+def sessions(folder, settings):
+    return {
+        node: SiteSession(settings.for_site(site), toy_site(organ), folder / "sites" / site)
+        for node, (site, organ) in SITES.items()
+    }
+
+
+def run(folder, **values) -> tuple[Study, dict]:
+    settings = toy_settings(**values)
+    create_study(folder / "study", settings)
+    study = Study(folder / "study")
+    sites = sessions(folder, settings)
+    run_study(study, {node: site.handle for node, site in sites.items()})
+    return study, sites
+
+
+def equal(a: Study, b: Study) -> bool:
+    same = all(np.array_equal(a.state.representation[k], b.state.representation[k]) for k in a.state.representation)
+    return same and all(
+        np.array_equal(head[k], b.state.heads[organ][k]) for organ, head in a.state.heads.items() for k in head
+    )
+
+
+@pytest.mark.parametrize("mode", ["segviz+", "segviz-fedavg", "segviz-fedbn"])
+def test_federation_in_one_process_ends_in_a_meta_model_file(tmp_path, mode):
+    study, _ = run(tmp_path, mode=mode)
+    meta_model_of(study).save(tmp_path / "m.safetensors")
+    model = MetaModel.load(tmp_path / "m.safetensors")
+    assert [organ.name for organ in model.organs] == ["liver", "spleen", "kidneys"]
+    assert model.provenance["steps_per_site"] == (8 if mode == "segviz+" else 4)
+    assert [site["cases"] for site in model.provenance["sites"]] == [{"liver": 3}, {"spleen": 3}, {"kidneys": 3}]
+
+
+def test_two_identical_runs_give_identical_weights(tmp_path):
+    assert equal(run(tmp_path / "a")[0], run(tmp_path / "b")[0])
+
+
+def test_segviz_without_steps_changes_nothing(tmp_path):
+    study, _ = run(tmp_path, mode="segviz-fedavg", steps_per_round=0)
+    for key, array in study.initial.items():
+        np.testing.assert_array_equal(study.state.representation[key], array, err_msg=key)
+
+
+def test_killed_site_and_server_resume_to_the_same_weights(tmp_path):
+    straight, _ = run(tmp_path / "straight")
+    settings = toy_settings()
+    create_study(tmp_path / "study", settings)
+    while not (study := Study(tmp_path / "study")).finished:
+        sites = sessions(tmp_path, settings)  # fresh processes for every round
+        requests = study.requests(list(sites))
+        for node, request in requests.items():
+            sites[node].handle(request)  # answered, but the answer got lost with the server
+        study = Study(tmp_path / "study")
+        for node, request in study.requests(list(sites)).items():
+            study.accept(node, sites[node].handle(request))
+        study.close_round(seconds=0.0, rejected={})
+    assert equal(study, straight)
+
+
+def test_foreign_heads_stay_as_the_server_sent_them(tmp_path):
+    _, sites = run(tmp_path)
+    _, network, _ = sites["1"]._shared
+    for organ in ("spleen", "kidneys"):
+        assert not network.head(organ).training
+        assert not any(p.requires_grad for p in network.head(organ).parameters())
+
+
+def test_soft_maps_are_zero_inside_the_sites_own_organ(tmp_path):
+    _, sites = run(tmp_path)
+    for case in sites["2"].site.training_cases:
+        assert set(case.targets) == {"liver", "kidneys"}
+        for target in case.targets.values():
+            assert target.dtype == np.uint8
+            assert not target[case.masks["spleen"]].any()
+
+
+def test_soft_maps_survive_a_restart_of_the_site(tmp_path):
+    _, sites = run(tmp_path)
+    before = sites["1"].site.training_cases[0].targets
+    again = sessions(tmp_path, toy_settings())["1"].site.training_cases[0].targets
+    assert set(again) == set(before)
+    np.testing.assert_array_equal(again["spleen"], before["spleen"])
+
+
+def test_experts_are_not_kept_at_the_other_sites(tmp_path):
+    _, sites = run(tmp_path)
+    for site in sites.values():
+        names = [path.name for path in site.work.rglob("*") if path.is_file()]
+        assert not [name for name in names if "expert" in name]
+
+
+def test_cancelled_training_loses_nothing_and_can_be_repeated(tmp_path):
+    settings = toy_settings()
+    create_study(tmp_path / "study", settings)
+    session = sessions(tmp_path, settings)["1"]
+    study = Study(tmp_path / "study")
+    session.handle(study.requests(["1"])["1"])
+    request = Packet(
+        {
+            "stage": "train-local",
+            "round": 2,
+            "mode": "segviz+",
+            "first_step": 0,
+            "steps": 3,
+            "total_steps": 3,
+            "learning_rate": 0.01,
+        }
+    )
+
+    def stop(stage, done, total):
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        session.handle(request, on_progress=stop)
+    assert session.handle(request).metrics["steps"] == 3
+
+
+def test_site_that_never_declared_says_so(tmp_path):
+    session = sessions(tmp_path, toy_settings())["1"]
+    request = Packet(
+        {
+            "stage": "train-local",
+            "round": 2,
+            "mode": "segviz+",
+            "first_step": 0,
+            "steps": 1,
+            "total_steps": 1,
+            "learning_rate": 0.01,
+        }
+    )
+    with pytest.raises(InputError, match=r"has not declared itself in this study yet. Leave and join again"):
+        session.handle(request)
+
+
+def test_site_with_two_organs_trains_both_heads(tmp_path):
+    settings = toy_settings(min_sites=2)
+    create_study(tmp_path / "study", settings)
+    study = Study(tmp_path / "study")
+    sites = {
+        "1": SiteSession(settings.for_site("north"), toy_site("liver", "spleen"), tmp_path / "n"),
+        "2": SiteSession(settings.for_site("south"), toy_site("kidneys"), tmp_path / "s"),
+    }
+    run_study(study, {node: site.handle for node, site in sites.items()})
+    assert set(study.state.heads) == {"liver", "spleen", "kidneys"}
+    assert set(sites["1"].site.training_cases[0].targets) == {"kidneys"}

@@ -1,0 +1,134 @@
+"""The plain training loop learns, resumes at any step, and distils without touching foreign heads."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from toy_cases import NETWORK, PATCH, SHAPE, toy_site
+
+from segviz_core.errors import Cancelled
+from segviz_core.network import NetworkConfig, SegVizNet
+from segviz_core.training import Distillation, TrainingConfig, set_trainable, step_generator, train
+from segviz_core.tuning import calibrate, tune_heads, validation_dice
+
+CONFIG = TrainingConfig(steps=60, learning_rate=1e-2, patch_size=PATCH)
+
+
+def network_of(*organs: str, seed: int = 0) -> SegVizNet:
+    torch.manual_seed(seed)
+    return SegVizNet(NetworkConfig.from_dict(NETWORK), organs)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A network that knows the liver, its site, and the summary of its training."""
+    site, network = toy_site("liver", validation=2), network_of("liver")
+    return network, site, train(network, site.training_cases, CONFIG)
+
+
+def test_sixty_steps_find_a_bright_box(trained):
+    network, site, summary = trained
+    dice = validation_dice(network, site.validation_cases, organs=["liver"], patch_size=PATCH)
+    assert dice["liver"] > 0.8
+    assert 0 < summary.loss < 3
+    assert 0 <= summary.dice["liver"] <= 1
+
+
+def test_training_in_two_halves_equals_training_at_once():
+    site = toy_site("liver")
+    at_once, halves = network_of("liver"), network_of("liver")
+    train(at_once, site.training_cases, TrainingConfig(6, patch_size=PATCH))
+    optimizer = torch.optim.Adam(set_trainable(halves, own=["liver"]))
+    for first in (0, 3):
+        train(
+            halves,
+            site.training_cases,
+            TrainingConfig(3, patch_size=PATCH, first_step=first, total_steps=6),
+            optimizer=optimizer,
+        )
+    for key, value in at_once.state_dict().items():
+        assert torch.equal(value, halves.state_dict()[key]), key
+
+
+def test_distillation_teaches_the_representation_and_leaves_the_foreign_head():
+    site = toy_site("liver")
+    for case in site.training_cases:
+        case.targets = {"spleen": np.zeros(SHAPE, np.uint8)}
+    plain, distilled = network_of("liver", "spleen"), network_of("liver", "spleen")
+    head = copy.deepcopy(distilled.head("spleen").state_dict())
+    config = TrainingConfig(3, patch_size=PATCH)
+    train(plain, site.training_cases, config, organs=["liver"])
+    train(distilled, site.training_cases, config, organs=["liver"], distillation=Distillation(("spleen",), ramp=0.0))
+    assert all(torch.equal(value, distilled.head("spleen").state_dict()[key]) for key, value in head.items())
+    key = "representation.0.conv.unit0.conv.weight"
+    assert not torch.equal(plain.state_dict()[key], distilled.state_dict()[key])
+
+
+def test_proximal_term_holds_the_representation_back():
+    moved = {}
+    for mu in (0.0, 10.0):
+        network, site = network_of("liver"), toy_site("liver")
+        start = [p.detach().clone() for p in network.representation.parameters()]
+        train(network, site.training_cases, TrainingConfig(10, patch_size=PATCH), proximal=mu)
+        after = network.representation.parameters()
+        moved[mu] = sum(((p - q) ** 2).sum().item() for p, q in zip(after, start, strict=True))
+    assert moved[10.0] < moved[0.0]
+
+
+def test_training_stops_at_the_batch_after_a_cancel():
+    steps = []
+
+    def stop(done, total):
+        steps.append(done)
+        if done == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        train(network_of("liver"), toy_site("liver").training_cases, CONFIG, on_step=stop)
+    assert steps == [1, 2]
+
+
+def test_random_stream_of_a_step_depends_on_every_word():
+    assert step_generator(0, "north", 3).random() == step_generator(0, "north", 3).random()
+    draws = {
+        step_generator(*words).random()
+        for words in [(0, "north", 3), (1, "north", 3), (0, "south", 3), (0, "north", 4)]
+    }
+    assert len(draws) == 4
+
+
+def test_tuning_changes_heads_and_nothing_else(trained):
+    network, site, _ = trained
+    network = copy.deepcopy(network)
+    before = copy.deepcopy(network.state_dict())
+    tune_heads(network, site.training_cases, TrainingConfig(4, 1e-2, PATCH), organs=["liver"])
+    changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed
+    assert all(key.startswith("heads.liver.") for key in changed)
+
+
+def test_tuning_with_validation_never_ends_worse_than_it_began(trained):
+    network, site, _ = trained
+    network = copy.deepcopy(network)
+    before = validation_dice(network, site.validation_cases, organs=["liver"], patch_size=PATCH)["liver"]
+    wild = TrainingConfig(4, learning_rate=1.0, patch_size=PATCH)
+    tune_heads(network, site.training_cases, wild, organs=["liver"], validation_cases=site.validation_cases)
+    after = validation_dice(network, site.validation_cases, organs=["liver"], patch_size=PATCH)["liver"]
+    assert after >= before - 1e-6
+
+
+def test_calibration_without_validation_cases_is_neutral():
+    assert calibrate(network_of("liver"), [], organs=["liver"], patch_size=PATCH) == {"liver": (1.0, 0.5)}
+
+
+def test_calibration_cools_an_overconfident_head(trained):
+    network, site, _ = trained
+    sharp = copy.deepcopy(network)
+    with torch.no_grad():
+        sharp.head("liver").residual.weight.mul_(20)
+        sharp.head("liver").residual.bias.mul_(20)
+    normal, _ = calibrate(network, site.validation_cases, organs=["liver"], patch_size=PATCH)["liver"]
+    cooled, threshold = calibrate(sharp, site.validation_cases, organs=["liver"], patch_size=PATCH)["liver"]
+    assert cooled > normal
+    assert 0.2 <= threshold <= 0.8

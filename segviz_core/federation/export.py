@@ -1,0 +1,73 @@
+"""A study's present state as a meta-model: one representation, all heads, the data contract and their provenance."""
+
+from segviz_core import __version__
+from segviz_core.errors import InputError
+from segviz_core.federation.packets import Arrays
+from segviz_core.federation.state import StudyState
+from segviz_core.federation.study import Study
+from segviz_core.labels import FIRST_FREE_VALUE, ORGANS, Organ
+from segviz_core.meta_model import MetaModel, OrganEntry
+
+_NEW_COLORS = ((128, 174, 128), (111, 184, 210), (216, 101, 79), (192, 104, 88), (244, 214, 49), (78, 63, 0))
+
+
+def meta_model_of(study: Study) -> MetaModel:
+    """The meta-model that `study` has reached so far.
+
+    In FEDBN mode the norm layers of the sites are averaged once here (one pass of the representation; untested by the
+    publication, so the provenance says `norm: averaged at export`).
+
+    Raises:
+        InputError: no site has sent a head yet.
+    """
+    state, settings = study.state, study.settings
+    if not state.heads:
+        raise InputError(
+            f"The study {settings.name!r} has no trained head after {state.finished} of {len(study.rounds)} rounds.",
+            hint="Let it run until its first shared round is finished.",
+        )
+    weights: Arrays = {f"representation.{key}": array for key, array in state.representation.items()}
+    for organ in _in_order(state):
+        weights |= {f"heads.{organ}.{key}": array for key, array in state.heads[organ].items()}
+    return MetaModel(
+        contract=settings.contract,
+        network=settings.network,
+        patch_size=settings.patch_size,
+        organs=tuple(_entry(organ, state) for organ in _in_order(state)),
+        weights=weights,
+        provenance={
+            "study": settings.name,
+            "mode": settings.mode,
+            "norm": "averaged at export" if settings.fedbn else "shared",
+            "sites": [
+                {"site": m.site, "organs": list(m.organs), "cases": m.cases}
+                for m in sorted(state.members.values(), key=lambda m: m.site)
+            ],
+            "rounds": state.finished,
+            "rounds_planned": len(study.rounds),
+            "steps_per_site": _steps(study),
+            "validation_dice": {organ: round(dice, 4) for organ, dice in state.dice.items()},
+            "versions": {"segviz": __version__},
+        },
+    )
+
+
+def _in_order(state: StudyState) -> list[str]:
+    """Known organs by label value, then new ones in the order in which their sites joined."""
+    new = [organ for member in state.members.values() for organ in member.organs if organ not in ORGANS]
+    return [organ for organ in dict.fromkeys([*ORGANS, *new]) if organ in state.heads]
+
+
+def _entry(organ: str, state: StudyState) -> OrganEntry:
+    temperature, threshold = state.calibration.get(organ, (1.0, 0.5))
+    known = ORGANS.get(organ)
+    if known is None:
+        i = [name for name in _in_order(state) if name not in ORGANS].index(organ)
+        title, color = organ.replace("_", " ").capitalize(), _NEW_COLORS[i % len(_NEW_COLORS)]
+        known = Organ(organ, title, FIRST_FREE_VALUE + i, color, "SCT^85756007^Tissue")
+    return OrganEntry.of(known, temperature=temperature, threshold=threshold)
+
+
+def _steps(study: Study) -> int:
+    done = study.rounds[: study.state.finished]
+    return sum(int(r.settings["steps"]) for r in done if r.stage in ("train", "train-local"))
