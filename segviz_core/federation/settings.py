@@ -1,7 +1,7 @@
 """Settings of a study: what the coordinator chose at `create`, and the part that every site gets in its kit."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from segviz_core.contract import DataContract
@@ -58,7 +58,7 @@ class StudySettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self) | {"contract": self.contract.to_dict(), "patch_size": list(self.patch_size)}
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "StudySettings":
@@ -98,7 +98,7 @@ class SiteSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self) | {"contract": self.contract.to_dict(), "patch_size": list(self.patch_size)}
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SiteSettings":
@@ -108,3 +108,12 @@ class SiteSettings:
             raise InputError(f"Site settings: expected {', '.join(sorted(known))}, found {', '.join(sorted(values))}.")
         contract = DataContract.from_dict(values["contract"])
         return cls(**{**values, "contract": contract, "patch_size": tuple(values["patch_size"])})
+
+
+def _plain(settings: StudySettings | SiteSettings) -> dict[str, Any]:
+    values = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    return values | {
+        "contract": settings.contract.to_dict(),
+        "network": dict(settings.network),
+        "patch_size": list(settings.patch_size),
+    }
