@@ -1,0 +1,55 @@
+"""Flower's ClientApp at a site: passes one message on to the warm trainer and its answer back (numpy only, no torch).
+
+A process of its own per message. Whatever goes wrong, an error code leaves the site and never the text of an exception,
+which could name a path or a patient.
+"""
+
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from segviz_core.errors import InputError
+from segviz_core.federation import journal, records, trainer_socket
+from segviz_core.federation.gate import AUDIT_FILE
+from segviz_core.federation.packets import Packet, check_schema
+
+app = ClientApp()
+
+
+@app.train()  # type: ignore[untyped-decorator]
+def train(message: Message, context: Context) -> Message:
+    """Answer one request of the coordinator, whatever its stage."""
+    site = Path(str(context.node_config["site"]))
+    return Message(answer(message.content, site), reply_to=message)
+
+
+def answer(content: RecordDict, site: Path) -> RecordDict:
+    """The reply to `content` of the site whose folder is `site`: records of a packet, or of an error code."""
+    try:
+        request = records.from_record(content)
+        check_schema(request)
+        reply = trainer_socket.ask(site, request)
+        check_schema(reply)
+        _note(site, reply)
+        return records.to_record(reply)
+    except trainer_socket.TrainerError as error:
+        return _error(site, error.code, error)
+    except InputError as error:
+        return _error(site, "refused", error)
+    except Exception as error:
+        return _error(site, "failed", error)
+
+
+def _note(site: Path, reply: Packet) -> None:
+    """The audit record of one reply: what leaves, by name and size."""
+    groups = {
+        name: {"arrays": len(arrays), "bytes": sum(array.nbytes for array in arrays.values())}
+        for name, arrays in reply.arrays.items()
+    }
+    journal.append(site / AUDIT_FILE, "sent", settings=dict(reply.settings), arrays=groups, metrics=dict(reply.metrics))
+
+
+def _error(site: Path, code: str, error: Exception) -> RecordDict:
+    journal.append(site / AUDIT_FILE, "error", code=code, detail=f"{type(error).__name__}: {error}"[:500])
+    return records.error_record(code)

@@ -1,0 +1,71 @@
+"""Consent of a site: what leaves it and what never does, and the record of who agreed when."""
+
+import getpass
+import json
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+from segviz_core.atomic import write_json
+from segviz_core.errors import InputError
+from segviz_core.federation import certificates, journal
+from segviz_core.federation.gate import AUDIT_FILE
+from segviz_core.federation.kit import Kit
+from segviz_core.federation.packets import GROUPS, METRICS, SETTINGS
+
+CONSENT_FILE = "consent.json"
+
+
+def consent_text(kit: Kit) -> str:
+    """What leaves this site and what never does; the lists are the protocol's own schema."""
+    return (
+        f"Joining {kit.site.study!r} at {kit.address} as {kit.site.site!r}.\n\n"
+        "What leaves this computer, and nothing else:\n"
+        f"  - settings of a reply: {', '.join(SETTINGS)}\n"
+        f"  - numbers: {_readable(METRICS.pattern)}\n"
+        f"  - weights of the network and statistics of its norm layers: {_readable(GROUPS.pattern)}\n"
+        "  - codes of errors\n"
+        "What never leaves: images, labels, file names, DICOM tags, paths, user names, texts of errors.\n\n"
+        "Trained weights can tell something about the cases they were trained on; differential privacy and secure\n"
+        "aggregation are not offered. Code that the coordinator sends is not run here."
+    )
+
+
+def check_owner(folder: Path, kit: Kit) -> None:
+    """Refuse a site folder in which another site, or the same one of another study, gave its consent.
+
+    Raises:
+        InputError: naming whose folder it is.
+    """
+    path = folder / CONSENT_FILE
+    if not path.exists():
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if any(found[name] != value for name, value in _identity(kit).items()):
+        raise InputError(
+            f"The folder {folder} belongs to site {found['site']!r} of study {found['study']!r}.",
+            hint="Name another folder: --work",
+        )
+
+
+def record(folder: Path, kit: Kit) -> None:
+    """Keep who agreed, when, on which computer, to which text, for which study."""
+    who = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "user": getpass.getuser(),
+        "address": kit.address,
+    }
+    write_json(folder / CONSENT_FILE, {**who, **_identity(kit), "text": consent_text(kit)})
+    journal.append(folder / AUDIT_FILE, "consent", **who, **_identity(kit))
+
+
+def _identity(kit: Kit) -> dict[str, str]:
+    fingerprint = certificates.fingerprint(kit.certificate)
+    return {"study": kit.site.study, "site": kit.site.site, "ca_fingerprint": fingerprint}
+
+
+def _readable(pattern: str) -> str:
+    """The protocol's patterns as a list of names, with ORGAN and NUMBER for what varies."""
+    text = pattern.replace(r"[a-z][a-z0-9_]{0,31}", "ORGAN").replace(r"\d{1,4}", "NUMBER")
+    return text.replace("(", "").replace(")", "").replace("|", ", ")

@@ -1,0 +1,107 @@
+"""Child script: one of Flower's programs in this process, started without console scripts and stopped by its parent.
+
+    python -P -m segviz_core.federation.flower_process PROGRAM FLWR_FOLDER [Flower's own arguments]
+
+FLWR_FOLDER is the private folder that holds flwr, or "" where it is installed normally. Under Slicer's launcher
+PYTHONPATH alone comes too late (slicer.md section 3), so the folder is put first before anything else is imported.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from segviz_core.federation.child import end_with_parent
+
+COMMAND = ("-P", "-m", "segviz_core.federation.flower_process")
+
+
+def command(program: str, flwr_folder: Path | None, *arguments: str) -> list[str]:
+    """The command line of `program`, one of PROGRAMS."""
+    return [sys.executable, *COMMAND, program, str(flwr_folder or ""), *arguments]
+
+
+def use_folder(folder: str) -> None:
+    """Load flwr and what it needs from `folder`, in this process and in its children."""
+    if not folder:
+        return
+    sys.path.insert(0, folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH", ""))))
+    import cryptography  # the first package on which flwr and Slicer disagree
+
+    if not Path(cryptography.__file__).is_relative_to(folder):
+        raise RuntimeError(f"expected cryptography from {folder}, found {cryptography.__file__}; install flwr again")
+
+
+def _superlink() -> None:
+    from flwr.superlink.cli import flower_superlink
+
+    flower_superlink()
+
+
+def _supernode() -> None:
+    from flwr.supernode.cli import flower_supernode
+
+    flower_supernode()
+
+
+def _server_superexec() -> None:
+    from segviz_core.federation.gate import run_superexec
+
+    run_superexec("server-app")
+
+
+def _site_superexec() -> None:
+    from segviz_core.federation.gate import run_superexec
+
+    run_superexec("client-app", site=Path(sys.argv.pop(1)))
+
+
+def _server_app() -> None:
+    from flwr.superlink.cli import flwr_serverapp
+
+    flwr_serverapp()
+
+
+def _client_app() -> None:
+    from segviz_core.federation.gate import run_client_app
+
+    run_client_app(Path(sys.argv.pop(1)))
+
+
+def _flwr() -> None:
+    from flwr.cli.app import app
+
+    app()
+
+
+PROGRAMS: dict[str, tuple[str, Callable[[], None]]] = {
+    # Flower looks at its own program name; those that run on are stopped by closing their standard input.
+    "superlink": ("flower-superlink", _superlink),
+    "supernode": ("flower-supernode", _supernode),
+    "server-superexec": ("flower-superexec", _server_superexec),
+    "site-superexec": ("flower-superexec", _site_superexec),
+    "server-app": ("flwr-serverapp", _server_app),
+    "client-app": ("flwr-clientapp", _client_app),
+    "flwr": ("flwr", _flwr),
+}
+_LASTING = ("superlink", "supernode", "server-superexec", "site-superexec")
+_TASKS = ("server-app", "client-app")
+
+
+def main() -> None:
+    """Run the program named on the command line."""
+    _, program, folder, *arguments = sys.argv
+    use_folder(folder)
+    name, run = PROGRAMS[program]
+    sys.argv = [name, *arguments]
+    if program in _LASTING:
+        end_with_parent(lambda: signal.raise_signal(signal.SIGINT))
+    if program in _TASKS:  # the token comes on standard input, not on a command line that every user could read
+        sys.argv += ["--token", sys.stdin.readline().strip()]
+    run()
+
+
+if __name__ == "__main__":
+    main()

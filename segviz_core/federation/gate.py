@@ -1,0 +1,96 @@
+"""The gate: which task a SuperExec starts, and which code a task may run (flower.md section 4).
+
+At a site only ClientApp tasks start, and what runs is the ClientApp installed here: code that came from the coordinator
+is hashed, noted in the audit record and never unpacked. A gate is no sandbox. It uses private names of Flower, so the
+version is pinned (kit.FLWR_VERSION) and Testing/core/test_gate.py holds the contract.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from segviz_core.federation import journal
+from segviz_core.federation.flower_process import COMMAND
+from segviz_core.federation.kit import FLWR_VERSION
+
+SITE_FILE, AUDIT_FILE = "site.json", "audit.jsonl"
+
+
+def run_superexec(task: str, *, site: Path | None = None) -> None:
+    """Flower's SuperExec, restricted to tasks of one type ("server-app" or "client-app"), which it starts by Python.
+
+    Standard Flower starts bare program names from PATH and shows the task's token in the list of processes.
+    """
+    _check_version()
+    from flwr.supercore.cli import flower_superexec
+    from flwr.supercore.constant import TaskType
+    from flwr.supercore.superexec.executor import LaunchResult
+    from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
+    from flwr.supercore.superexec.plugin import AutoExecPlugin
+
+    allowed = {"server-app": TaskType.SERVER_APP, "client-app": TaskType.CLIENT_APP}[task]
+    folder = read_site(site)["flwr_folder"] if site else ""
+    start = [sys.executable, *COMMAND, task, folder, *([str(site)] if site else [])]
+
+    def launch(self: Any, spec: Any) -> Any:
+        if spec.task_type != allowed:
+            return LaunchResult.failed(f"tasks of type {spec.task_type} are refused here")
+        tls = ["--insecure"] if spec.insecure else ["--root-certificates", spec.root_certificates_path]
+        child = subprocess.Popen(
+            [*start, "--runtime-api-address", spec.runtime_api_address, *tls, "--parent-pid", str(os.getpid())],
+            stdin=subprocess.PIPE,
+        )
+        assert child.stdin is not None
+        child.stdin.write(spec.token.encode() + b"\n")
+        child.stdin.close()
+        threading.Thread(target=_report_end, args=(child,), daemon=True).start()
+        return LaunchResult.accepted()
+
+    AutoExecPlugin.supported_task_types = frozenset({allowed})
+    SubprocessExecutor.launch = launch
+    flower_superexec()
+
+
+def run_client_app(site: Path) -> None:
+    """One task of a site: the installed ClientApp answers one message."""
+    _check_version()
+    import flwr.supernode.runtime.run_clientapp as runtime
+    from flwr.supernode.cli import flwr_clientapp
+
+    settings = read_site(site)
+
+    def refuse_code(content: bytes, *_: Any, **__: Any) -> None:
+        sha256 = hashlib.sha256(content).hexdigest()
+        journal.append(site / AUDIT_FILE, "code", fab_sha256=sha256, decision="not run: the site runs its own code")
+
+    def load_installed(*_: Any) -> Any:
+        module, _, name = settings["client_app"].partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    runtime.install_from_fab = refuse_code
+    runtime.get_project_dir = lambda *_: site
+    runtime.get_load_client_app_fn = lambda **_: load_installed
+    flwr_clientapp()
+
+
+def read_site(site: Path) -> dict[str, Any]:
+    """The settings that `site join` wrote for the processes of this site."""
+    settings = json.loads((site / SITE_FILE).read_text(encoding="utf-8"))
+    assert isinstance(settings, dict)
+    return settings
+
+
+def _report_end(child: subprocess.Popen[bytes]) -> None:
+    journal.say("task-ended", returncode=child.wait())
+
+
+def _check_version() -> None:
+    if (found := version("flwr")) != FLWR_VERSION:
+        raise RuntimeError(f"Expected Flower {FLWR_VERSION}, found {found}: install the version named in the kit.")

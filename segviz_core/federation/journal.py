@@ -1,0 +1,58 @@
+"""Append-only JSON lines: the audit record of a site, and the status that a window follows."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def append(path: Path, event: str, **values: Any) -> None:
+    """Add one line with the time (seconds since 1970) and `event`; NaN is written as null."""
+    line = json.dumps(_plain({"time": round(time.time(), 3), "event": event, **values})) + "\n"
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(file, line.encode())  # one call: lines of several processes never mix
+    finally:
+        os.close(file)
+
+
+def say(event: str, **values: Any) -> None:
+    """Write one line to standard output: how a child tells its parent."""
+    sys.stdout.write(json.dumps(_plain({"event": event, **values})) + "\n")
+    sys.stdout.flush()
+
+
+def heard(line: str) -> dict[str, Any] | None:
+    """What a child said in this line of its output, None where the line is something else."""
+    if not line.startswith('{"event"'):
+        return None
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def read(path: Path, *, start: int = 0) -> list[dict[str, Any]]:
+    """All whole lines from byte `start` on; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_bytes()[start:].splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value

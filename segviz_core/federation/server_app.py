@@ -1,0 +1,55 @@
+"""Flower's ServerApp: opens the study named in the run config and plays the rounds that are left."""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from segviz_core.atomic import write_json
+from segviz_core.errors import SegVizError
+from segviz_core.federation.export import meta_model_of
+from segviz_core.federation.running import only_one
+from segviz_core.federation.strategy import conduct
+from segviz_core.federation.study import Study
+
+STATUS_FILE, RUN_FILE, SERVER_APP_FOLDER = "status.json", "run.json", "server_app"
+META_MODEL_FILE = "meta_model.safetensors"
+
+app = ServerApp()
+
+
+@app.main()  # type: ignore[untyped-decorator]
+def main(grid: Grid, context: Context) -> None:
+    """Conduct the study; how it ended stands in its status file, which the coordinator reads.
+
+    A run that an earlier coordinator left behind carries another session word and does nothing.
+    """
+    logging.getLogger("segviz_core").setLevel(logging.INFO)
+    folder, session = Path(str(context.run_config["study"])), str(context.run_config["session"])
+    if (folder / RUN_FILE).read_text(encoding="utf-8").strip() != session:
+        return
+    (folder / SERVER_APP_FOLDER).mkdir(exist_ok=True)
+    with only_one(folder / SERVER_APP_FOLDER, what="A ServerApp", patience_s=30):
+        try:
+            study = Study(folder)
+            conduct(grid, study, publish=lambda values: _publish(folder, study, values))
+            model = folder / META_MODEL_FILE
+            meta_model_of(study).save(model)
+            done = len(study.rounds)
+            write_status(folder, state="finished", round=done, rounds=done, meta_model=str(model))
+        except SegVizError as error:
+            write_status(folder, state="failed", message=error.message, hint=error.hint, kind=error.kind)
+
+
+def write_status(folder: Path, *, state: str, **values: Any) -> None:
+    """Replace the status file of a study: what `coordinator status` shows."""
+    write_json(folder / STATUS_FILE, {"state": state, "time": round(time.time(), 3), "pid": os.getpid(), **values})
+
+
+def _publish(folder: Path, study: Study, values: dict[str, Any]) -> None:
+    where: dict[str, Any] = {"round": study.number, "rounds": len(study.rounds), "stage": study.stage}
+    write_status(folder, **(where | values))

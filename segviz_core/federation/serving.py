@@ -1,0 +1,243 @@
+"""A running coordinator: owns SuperLink and SuperExec, registers sites, and keeps runs going until the study is done.
+
+Flower ends a run when its server dies or is away for long; the study lives on in its checkpoint, so a new run simply
+goes on with the next round (the "run-keeper" of flower.md section 3).
+"""
+
+import json
+import os
+import re
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from segviz_core.atomic import write_json
+from segviz_core.errors import Cancelled, InputError, SegVizError
+from segviz_core.federation import coordinator, journal
+from segviz_core.federation.child import Child, environment, stop_all
+from segviz_core.federation.flower_process import command
+from segviz_core.federation.running import asked_to_stop, only_one
+from segviz_core.federation.study import SITES_FILE
+
+_CONNECTION = "segviz"  # name of the SuperLink connection in Flower's own configuration file
+_START_S, _POLL_S, _VAIN_RUNS = 60.0, 0.25, 3
+
+OnStatus = Callable[[dict[str, Any]], None]
+
+
+def serve(folder: Path, *, on_status: OnStatus | None = None) -> dict[str, Any]:
+    """Serve the study in `folder` until it is finished; gives its last status. A second start goes on where it was.
+
+    `on_status` gets the status whenever it changes; it may raise Cancelled.
+
+    Raises:
+        InputError: the port is taken, the coordinator runs already, or too few sites came in time.
+        Cancelled: somebody asked to stop.
+        SegVizError: a round cannot be finished.
+    """
+    coordinator.read_settings(folder)
+    with only_one(folder, what="The coordinator"):
+        server = _Server(folder, on_status or (lambda _: None))
+        try:
+            server.work()
+            return coordinator.status(folder)
+        except (Cancelled, KeyboardInterrupt) as error:
+            server.write_status("stopped", message="Stopped; start it again to go on.")
+            raise Cancelled("The coordinator was stopped; every finished round is safe.") from error
+        except SegVizError as error:
+            server.write_status("failed", message=error.message, hint=error.hint)
+            raise
+        finally:
+            server.stop()
+
+
+class _Server:
+    def __init__(self, folder: Path, on_status: OnStatus) -> None:
+        self._folder, self._on_status = folder, on_status
+        self._address = "{host}:{port}".format(**coordinator.read_server(folder))
+        self._environment = environment(flwr_home=folder / "flower")
+        self._superlink: Child | None = None
+        self._superexec: Child | None = None
+        self._listening = self._task_ended = False
+        self._run: str | None = None
+        self._last_status: dict[str, Any] = {}
+
+    def work(self) -> None:
+        self._check_port()
+        self.write_status("starting", message="Starting Flower's server.")
+        (self._folder / "logs").mkdir(exist_ok=True)
+        self._write_connection()
+        vain, finished = 0, -1
+        while True:
+            self._start_processes()
+            self._start_run()
+            self._wait_for_run()
+            status = coordinator.status(self._folder)
+            if status["state"] == "finished":
+                return
+            if status["state"] == "failed":
+                kind = InputError if status.get("kind") == "input" else SegVizError
+                raise kind(status["message"], hint=status["hint"])
+            vain = 0 if status["finished_rounds"] > finished else vain + 1
+            finished = status["finished_rounds"]
+            if vain >= _VAIN_RUNS:
+                raise SegVizError(
+                    f"Flower's server ended {_VAIN_RUNS} times in round {finished + 1} without finishing it.",
+                    hint=f"The logs in {self._folder / 'logs'} say more; every finished round is safe.",
+                )
+
+    def stop(self) -> None:
+        """End the run and every process, in this order, so that no task is left behind."""
+        if self._run and not self._task_ended and self._superlink and self._superlink.returncode is None:
+            with suppress(SegVizError):
+                self._flwr("stop", self._run, _CONNECTION)
+        stop_all([child for child in (self._superexec, self._superlink) if child])
+
+    def write_status(self, state: str, **values: Any) -> None:
+        """The status while no ServerApp is there to write it."""
+        write_json(
+            self._folder / coordinator.STATUS_FILE,
+            {"state": state, "time": round(time.time(), 3), "pid": os.getpid(), **values},
+        )
+        self._tell()
+
+    def _check_port(self) -> None:
+        host, port = self._address.rsplit(":", 1)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, int(port)))
+            except OSError as error:
+                raise InputError(
+                    f"Port {port} of this computer is taken by another program.",
+                    hint="Stop that program, or create the study with another --port.",
+                ) from error
+
+    def _start_processes(self) -> None:
+        if self._superlink and self._superlink.returncode is not None:
+            self._superlink = None
+            if self._superexec:
+                self._superexec.stop(patience_s=3)
+        if not self._superlink:
+            self._start_superlink()
+        if not self._superexec or self._superexec.returncode is not None:
+            ca = str(self._folder / coordinator.CA_FILE)
+            arguments = ["--runtime-api-address", self._address, "--root-certificates", ca]
+            arguments += ["--superexec-auth-secret-file", str(self._folder / coordinator.SECRET_FILE)]
+            self._superexec = self._child("server-superexec", *arguments)
+
+    def _start_superlink(self) -> None:
+        folder = self._folder
+        host, port = self._address.rsplit(":", 1)
+        self._listening = False
+        arguments = ["--host", host, "--port", port, "--ssl-ca-certfile", str(folder / coordinator.CA_FILE)]
+        arguments += ["--ssl-certfile", str(folder / coordinator.CERTIFICATE_FILE)]
+        arguments += ["--ssl-keyfile", str(folder / coordinator.SERVER_KEY_FILE), "--enable-supernode-auth"]
+        arguments += ["--database", str(folder / "flower" / "state.db"), "--isolation", "process"]
+        arguments += ["--superexec-auth-secret-file", str(folder / coordinator.SECRET_FILE)]
+        self._superlink = self._child("superlink", "--disable-runtime-dependency-installation", *arguments)
+        deadline = time.monotonic() + _START_S
+        while not self._listening:
+            self._check_stop()
+            if self._superlink.returncode is not None or time.monotonic() > deadline:
+                last = (self._superlink.last_lines.strip().splitlines() or ["no output"])[-1]
+                raise SegVizError(
+                    f"Flower's server did not start: {last[:200]}", hint=f"{folder / 'logs'} holds its whole log."
+                )
+            time.sleep(0.1)
+
+    def _child(self, program: str, *arguments: str) -> Child:
+        return Child(
+            command(program, None, *arguments),
+            environment=self._environment,
+            log=self._folder / "logs" / f"{program}.log",
+            on_line=self._hear,
+        )
+
+    def _hear(self, line: str) -> None:
+        if "Uvicorn running" in line:
+            self._listening = True
+        said = journal.heard(line)
+        if said and said["event"] == "task-ended":
+            self._task_ended = True
+
+    def _start_run(self) -> None:
+        self._register_sites()
+        session = secrets.token_hex(16)
+        (self._folder / "run.json").write_text(session, encoding="utf-8")
+        self._task_ended = False
+        values = f"study={json.dumps(str(self._folder.resolve()))} session={json.dumps(session)}"
+        answer = self._flwr("run", str(self._folder / "app"), _CONNECTION, "--run-config", values)
+        self._run = str(answer["run-id"])
+
+    def _wait_for_run(self) -> None:
+        assert self._superlink is not None
+        assert self._superexec is not None
+        while not self._task_ended:
+            self._check_stop()
+            if self._superlink.returncode is not None or self._superexec.returncode is not None:
+                self._superexec.stop(patience_s=3)
+                return
+            self._register_sites()
+            self._tell()
+            time.sleep(_POLL_S)
+        self._tell()
+
+    def _register_sites(self) -> None:
+        """Tell Flower the keys of sites that it does not know yet, and remember their node ids."""
+        path = self._folder / SITES_FILE
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        names = {values["site"] for values in known.values()}
+        for file in sorted((self._folder / "sites").glob("*.json")):
+            if file.stem in names:
+                continue
+            values = json.loads(file.read_text(encoding="utf-8"))
+            key = str(file.with_suffix(".pub"))
+            answer = self._flwr("supernode", "register", key, _CONNECTION, "--name", file.stem)
+            known[str(answer["node-id"])] = values
+            write_json(path, known)
+
+    def _flwr(self, *arguments: str) -> dict[str, Any]:
+        """One call of Flower's command line; gives its JSON answer.
+
+        Raises:
+            SegVizError: it failed; the message is Flower's own.
+        """
+        done = subprocess.run(
+            command("flwr", None, *arguments, "--format", "json"),
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_START_S,
+            check=False,
+        )
+        found = re.search(r"^\{.*^\}", done.stdout, re.DOTALL | re.MULTILINE)
+        answer: dict[str, Any] = json.loads(found[0]) if found else {}
+        if done.returncode or not answer.get("success"):
+            why = str(answer.get("error-message") or done.stderr or done.stdout).strip()[-300:]
+            raise SegVizError(f"Flower refused `{' '.join(arguments[:2])}`: {why}")
+        return answer
+
+    def _write_connection(self) -> None:
+        home = self._folder / "flower"
+        home.mkdir(exist_ok=True)
+        ca = json.dumps(str((self._folder / coordinator.CA_FILE).resolve()))
+        text = f'[superlink.{_CONNECTION}]\naddress = "{self._address}"\nroot-certificates = {ca}\n'
+        (home / "config.toml").write_text(text, encoding="utf-8")
+
+    def _check_stop(self) -> None:
+        if asked_to_stop(self._folder):
+            raise Cancelled
+
+    def _tell(self) -> None:
+        status = coordinator.status(self._folder)
+        if status != self._last_status:
+            self._last_status = status
+            self._on_status(status)

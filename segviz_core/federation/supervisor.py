@@ -1,0 +1,244 @@
+"""The supervisor of a site: alone owns SuperNode, gatekeeping SuperExec and trainer, and starts again what dies.
+
+    python -P -m segviz_core.federation.supervisor SITE_FOLDER
+
+Usually detached: the terminal or Slicer may close. It reports to status.jsonl, and stops when `site leave` asks.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from segviz_core.errors import InputError, SegVizError
+from segviz_core.federation import journal
+from segviz_core.federation.child import Child, environment, stop_all
+from segviz_core.federation.flower_process import command
+from segviz_core.federation.gate import AUDIT_FILE, read_site
+from segviz_core.federation.node_log import CONNECTED, CONNECTED_AGAIN, NOT_RUNNING, RETRYING, Reason, Then, explain
+from segviz_core.federation.running import asked_to_stop, only_one
+
+STATUS_FILE = "status.jsonl"
+CA_FILE, KEY_FILE, SECRET_FILE = "ca.crt", "site_key", "superexec.secret"
+
+FIRST_TIME_S = 60.0
+"""A site that was never online gives up after this long; one that was keeps trying, for the coordinator may restart."""
+UNREGISTERED_S = 15.0
+LEASE_S = 75.0
+"""Flower refuses the key of a killed node for about 60 s (flower.md section 3)."""
+_POLL_S, _RETRY_S, _MOST_RESTARTS, _RESTART_WINDOW_S = 0.25, 3.0, 5, 600.0
+
+
+class Supervisor:
+    """One site between join and leave. `folder` is what `site join` prepared."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._settings = read_site(folder)
+        self._flwr_folder = Path(self._settings["flwr_folder"]) if self._settings["flwr_folder"] else None
+        self._environment = environment(flwr_home=folder / "flower")
+        self._node: Child | None = None
+        self._superexec: Child | None = None
+        self._trainer: Child | None = None
+        self._ready = False
+        self._trainer_error: SegVizError | None = None
+        self._state = ""
+        self._online = False
+        self._was_online = any(row.get("state") == "online" for row in journal.read(folder / STATUS_FILE))
+        self._trying_since = self._next_try = time.monotonic()
+        self._deaths: list[float] = []
+
+    def run(self) -> None:
+        """Work until asked to leave.
+
+        Raises:
+            SegVizError: the data cannot be used, or the coordinator cannot be reached or does not want this site.
+        """
+        with only_one(self._folder, what="This site"):
+            self._say("checking", "Checking the cases.")
+            journal.append(self._folder / AUDIT_FILE, "join", address=self._settings["address"])
+            try:
+                self._work()
+                self._say("left", "Left.")
+            except SegVizError as error:
+                removed = isinstance(error, _Removed)
+                self._say("removed" if removed else "failed", error.message, hint=error.hint, kind=error.kind)
+                raise
+            except KeyboardInterrupt:
+                self._say("left", "Left.")
+            finally:
+                stop_all([child for child in (self._node, self._superexec, self._trainer) if child])
+                journal.append(self._folder / AUDIT_FILE, "leave", state=self._state)
+
+    def _work(self) -> None:
+        while not asked_to_stop(self._folder):
+            if self._trainer_error:
+                raise self._trainer_error
+            self._keep_trainer()
+            if self._ready:
+                self._keep_node()
+                self._keep_superexec()
+            time.sleep(_POLL_S)
+
+    def _keep_trainer(self) -> None:
+        if self._trainer and self._trainer.returncode is None:
+            return
+        if self._trainer:
+            time.sleep(0.2)  # its last words may still be on their way
+            if self._trainer_error:
+                return
+            self._count_death("The trainer")
+        self._ready = False
+        self._trainer = Child(
+            [*self._settings["trainer"], str(self._folder)],
+            environment=self._environment,
+            log=self._folder / "trainer.log",
+            on_line=self._hear_trainer,
+        )
+
+    def _hear_trainer(self, line: str) -> None:
+        said = journal.heard(line)
+        if not said:
+            return
+        event = said.pop("event")
+        if event == "error":
+            kind = InputError if said.get("kind") == "input" else SegVizError
+            self._trainer_error = kind(str(said.get("message")), hint=str(said.get("hint", "")))
+            return
+        if event == "ready":
+            self._ready = True
+            self._trying_since = time.monotonic()
+        journal.append(self._folder / STATUS_FILE, event, **said)
+
+    def _keep_node(self) -> None:
+        if self._node and self._node.returncode is None:
+            self._check_patience()
+            return
+        if self._node:
+            returncode, log = self._node.returncode, self._node.last_lines
+            self._node, self._online = None, False
+            self._after_end(explain(log, returncode=returncode or 0, worked_before=self._was_online))
+        elif time.monotonic() >= self._next_try:
+            self._start_node()
+
+    def _start_node(self) -> None:
+        if not self._was_online:
+            self._say("connecting", f"Connecting to {self._settings['address']}.")
+        self._secret = self._write_secret()
+        self._port = _free_port()
+        if self._superexec:
+            self._superexec.stop(patience_s=5)
+            self._superexec = None
+        folder = self._folder
+        arguments = ["--superlink", self._settings["address"], "--root-certificates", str(folder / CA_FILE)]
+        arguments += ["--auth-supernode-private-key", str(folder / KEY_FILE), "--host", "127.0.0.1"]
+        arguments += ["--port", str(self._port), "--isolation", "process"]
+        arguments += ["--superexec-auth-secret-file", str(self._secret), "--node-config", f"site={_toml(str(folder))}"]
+        self._node = Child(
+            command("supernode", self._flwr_folder, *arguments),
+            environment=self._environment,
+            log=folder / "node.log",
+            on_line=self._hear_node,
+        )
+
+    def _hear_node(self, line: str) -> None:
+        if CONNECTED.search(line) or CONNECTED_AGAIN.search(line):
+            self._online = self._was_online = True
+            self._say("online", "Connected; waiting for the next round.")
+        elif RETRYING.search(line):
+            if self._online:
+                self._trying_since = time.monotonic()
+            self._online = False
+            self._say("reconnecting" if self._was_online else "connecting", f"{NOT_RUNNING} Trying again.")
+
+    def _keep_superexec(self) -> None:
+        if not self._node or (self._superexec and self._superexec.returncode is None):
+            return
+        if not self._online and not self._superexec:
+            return  # the node opens its local port before it is online
+        if self._superexec:
+            self._count_death("The gate")
+        arguments = [str(self._folder), "--runtime-api-address", f"127.0.0.1:{self._port}", "--insecure"]
+        self._superexec = Child(
+            command("site-superexec", self._flwr_folder, *arguments, "--superexec-auth-secret-file", str(self._secret)),
+            environment=self._environment,
+            log=self._folder / "superexec.log",
+        )
+
+    def _after_end(self, reason: Reason) -> None:
+        journal.append(self._folder / AUDIT_FILE, "disconnected", message=reason.message)
+        if reason.then is Then.REMOVED:
+            raise _Removed(reason.message, hint=reason.hint)
+        if reason.then is Then.GIVE_UP:
+            raise InputError(reason.message, hint=reason.hint)
+        if reason.then is Then.NEW_PORT:
+            return
+        if reason.then is Then.RETRY:
+            self._count_death("The connection")
+        elif self._state not in ("reconnecting", "connecting"):
+            self._trying_since = time.monotonic()
+        patience = LEASE_S if self._was_online else UNREGISTERED_S
+        if reason.then is Then.RETRY_A_WHILE and time.monotonic() - self._trying_since > patience:
+            raise InputError(reason.message, hint=reason.hint)
+        self._say("reconnecting" if self._was_online else "connecting", reason.message)
+        self._next_try = time.monotonic() + _RETRY_S
+
+    def _check_patience(self) -> None:
+        if not self._was_online and time.monotonic() - self._trying_since > FIRST_TIME_S:
+            raise InputError(
+                f"{NOT_RUNNING} Tried {self._settings['address']} for {FIRST_TIME_S:.0f} s.",
+                hint="Ask the coordinator whether the study runs, then join again.",
+            )
+
+    def _count_death(self, what: str) -> None:
+        now = time.monotonic()
+        self._deaths = [then for then in self._deaths if now - then < _RESTART_WINDOW_S] + [now]
+        journal.append(self._folder / AUDIT_FILE, "error", detail=f"{what} ended by itself and is started again.")
+        if len(self._deaths) > _MOST_RESTARTS:
+            raise SegVizError(
+                f"{what} ended again and again: {_MOST_RESTARTS} restarts in {_RESTART_WINDOW_S / 60:.0f} minutes.",
+                hint=f"The logs in {self._folder} say more.",
+            )
+
+    def _say(self, state: str, message: str, **values: str) -> None:
+        if (state, message) != (self._state, getattr(self, "_message", "")):
+            journal.append(self._folder / STATUS_FILE, "state", state=state, message=message, **values)
+        self._state, self._message = state, message
+
+    def _write_secret(self) -> Path:
+        path = self._folder / SECRET_FILE
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+        path.write_bytes(os.urandom(32))
+        return path
+
+
+class _Removed(InputError):
+    pass
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _toml(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Supervise the site in the folder named by `arguments`."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        Supervisor(Path(arguments[0])).run()
+    except SegVizError as error:
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

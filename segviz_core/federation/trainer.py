@@ -1,0 +1,106 @@
+"""The warm trainer of a site: one process that keeps torch, network and prepared cases between rounds (no flwr).
+
+    python -P -m segviz_core.federation.trainer SITE_FOLDER
+
+It checks and prepares the cases, says `ready` on standard output, then answers one request after the other on a local
+socket. It ends when its standard input closes.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segviz_core.cases import open_site
+from segviz_core.errors import SegVizError
+from segviz_core.federation import journal, trainer_socket
+from segviz_core.federation.child import end_with_parent
+from segviz_core.federation.gate import read_site
+from segviz_core.federation.packets import Packet
+from segviz_core.federation.session import SiteSession
+from segviz_core.federation.settings import SiteSettings
+from segviz_core.labels import LabelSet
+from segviz_core.layouts import find_cases
+
+_logger = logging.getLogger(__name__)
+
+_REPORT_INTERVAL_S = 0.5
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve the site in the folder named by `arguments`; 3 if its data cannot be used."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    end_with_parent(lambda: os._exit(0))  # everything is written in one step, so no moment is a bad one
+    folder = Path(arguments[0])
+    try:
+        session = _open_session(folder, read_site(folder))
+    except SegVizError as error:
+        journal.say("error", kind=error.kind, message=error.message, hint=error.hint)
+        return error.exit_code
+    listener = trainer_socket.listen(folder)
+    cases = session.site
+    journal.say("ready", training_cases=len(cases.training_cases), validation_cases=len(cases.validation_cases))
+
+    def handle(request: Packet, stop_when_closed: trainer_socket.Progress) -> Packet:
+        return _answer(session, request, stop_when_closed)
+
+    trainer_socket.serve(listener, handle, on_error=lambda error: _logger.error("request failed", exc_info=error))
+    return 0
+
+
+def _open_session(folder: Path, settings: dict[str, Any]) -> SiteSession:
+    torch.set_num_threads(settings["cores"])
+    site = SiteSettings.from_dict(settings["site"])
+    folder_of_cases = Path(settings["cases"])
+    cases = open_site(
+        folder_of_cases,
+        label_set=_label_set(folder_of_cases, settings["organs"], settings["label_values"]),
+        contract=site.contract,
+        seed=site.seed,
+        on_progress=_Reporter(),
+    )
+    return SiteSession(site, cases, folder / "work")
+
+
+def _label_set(cases: Path, organs: Sequence[str], stated: Mapping[str, Sequence[int]]) -> LabelSet:
+    """The stated values, and for organs without any those of the folder's layout."""
+    others = [organ for organ in organs if organ not in stated]
+    known = find_cases(cases).label_set(others).values if others else {}
+    return LabelSet({organ: tuple(stated[organ]) if organ in stated else known[organ] for organ in organs})
+
+
+def _answer(session: SiteSession, request: Packet, stop_when_closed: trainer_socket.Progress) -> Packet:
+    round_number, started = int(request.settings.get("round", 0)), time.monotonic()
+    report = _Reporter(round=round_number)
+
+    def on_progress(stage: str, done: int, total: int) -> None:
+        stop_when_closed(stage, done, total)
+        report(stage, done, total)
+
+    journal.say("round", round=round_number, stage=request.stage)
+    reply = session.handle(request, on_progress=on_progress)
+    seconds = round(time.monotonic() - started, 2)
+    journal.say("answered", round=round_number, stage=request.stage, seconds=seconds, metrics=dict(reply.metrics))
+    return reply
+
+
+class _Reporter:
+    """Progress on standard output, twice a second at most."""
+
+    def __init__(self, **values: int) -> None:
+        self._values, self._last = values, 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done >= total or now - self._last >= _REPORT_INTERVAL_S:
+            self._last = now
+            journal.say("progress", stage=stage, done=done, total=total, **self._values)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
