@@ -75,7 +75,7 @@ def calibrate(
     if not cases:
         return result
     network.eval()
-    maps = [margins(network, case.voxels / np.float32(255), organs=organs, patch_size=patch_size) for case in cases]
+    maps = [margins(network, case.intensities, organs=organs, patch_size=patch_size) for case in cases]
     for k, organ in enumerate(organs):
         pairs = [(m[k], case.masks[organ]) for m, case in zip(maps, cases, strict=True) if organ in case.masks]
         if not pairs or not any(mask.any() for _, mask in pairs):
@@ -103,7 +103,7 @@ def validation_dice(
     network.eval()
     scores: dict[str, list[float]] = {}
     for case in cases:
-        maps = margins(network, case.voxels / np.float32(255), organs=organs, patch_size=patch_size)
+        maps = margins(network, case.intensities, organs=organs, patch_size=patch_size)
         for k, organ in enumerate(organs):
             if organ in case.masks:
                 scores.setdefault(organ, []).append(_overlap(maps[k] > 0, case.masks[organ]))

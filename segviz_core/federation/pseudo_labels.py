@@ -59,12 +59,11 @@ def soft_maps(
     """Weighted mean probability of the teachers per foreign organ, as uint8 (X, Y, Z)."""
     total: dict[str, float] = {}
     mean: dict[str, np.ndarray[Any, np.dtype[np.float32]]] = {}
-    voxels = case.voxels / np.float32(255)
     for teacher in teachers:
         organs = [organ for organ in teacher.weights if organ not in case.masks]
         if not organs:
             continue
-        maps = margins(teacher.network, voxels, organs=organs, patch_size=patch_size)
+        maps = margins(teacher.network, case.intensities, organs=organs, patch_size=patch_size)
         for organ, margin in zip(organs, maps, strict=True):
             weight = teacher.weights[organ]
             p = weight / (1 + np.exp(-np.clip(margin, -30, 30)))

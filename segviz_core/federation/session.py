@@ -3,7 +3,9 @@
 Every answer can be given again after a kill: what a stage starts from is on disk in `work` before it begins.
 """
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -52,7 +54,9 @@ class SiteSession:
             "tune": self._tune,
             "evaluate": self._evaluate,
         }
-        return answers[request.stage](request, on_progress or (lambda *_: None))
+        started = time.monotonic()
+        reply = answers[request.stage](request, on_progress or (lambda *_: None))
+        return replace(reply, metrics={**reply.metrics, "seconds": round(time.monotonic() - started, 3)})
 
     def _declare(self, request: Packet, on_progress: Progress) -> Packet:
         with replacing(self.work / "common.safetensors") as temporary:
