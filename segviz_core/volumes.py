@@ -1,6 +1,7 @@
 """CT volumes and label maps, from and to files, on the file's own grid."""
 
 import errno
+import gzip
 import logging
 import math
 import os
@@ -71,7 +72,8 @@ def read_ct(path: Path) -> Volume:
         )
     if low >= -200:
         _log.warning("%s: nothing below -200 HU: a clipped CT, or not a CT.", path)
-    return Volume(_as_int16_or_float32(voxels, low, high), volume.affine)
+    small = voxels.dtype.kind in "iu" and -(2**15) <= low and high < 2**15
+    return Volume(voxels.astype(np.int16 if small else np.float32, copy=False), volume.affine)
 
 
 def read_labels(path: Path) -> Volume:
@@ -82,13 +84,14 @@ def read_labels(path: Path) -> Volume:
     """
     volume = _read(path)
     voxels = volume.voxels
-    if voxels.dtype.kind == "f" and not np.array_equal(voxels, np.rint(voxels)):
+    low, high = voxels.min(), voxels.max()
+    whole = voxels.dtype.kind != "f" or np.array_equal(voxels, np.rint(voxels))
+    if not (whole and low >= -(2**31) and high < 2**31):
         raise InputError(
-            f"{path}: expected whole numbers as label values, found fractions.",
+            f"{path}: expected whole numbers as label values, found others.",
             hint="Export the label map without interpolation, not a probability map.",
         )
-    fits = voxels.min() >= 0 and voxels.max() <= 255
-    return Volume(voxels.astype(np.uint8 if fits else np.int32, copy=False), volume.affine)
+    return Volume(voxels.astype(np.uint8 if low >= 0 and high <= 255 else np.int32, copy=False), volume.affine)
 
 
 def write_labels(path: Path, labels: NDArray[np.uint8], like: Volume) -> None:
@@ -142,20 +145,24 @@ def _is_nifti(path: Path) -> bool:
 def _read_nifti(path: Path) -> Volume:
     """By nibabel: ITK fills a truncated file with anything and takes NaN for 0, both without a word."""
     import nibabel as nib  # here: Slicer's Python has none and hands over NRRD
-    from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
     try:
-        image = nib.load(path, mmap=False)
+        # All of it at once, so that gzip comes to its end and finds damage by the checksum there.
+        content = gzip.decompress(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
+        image = nib.Nifti1Image.from_bytes(content)
         qform, sform = image.get_qform(coded=True)[0], image.get_sform(coded=True)[0]
-        shape, fields = image.shape, image.get_data_dtype().fields
-    except (ImageFileError, HeaderDataError, OSError, EOFError) as error:
+        shape, dtype = image.shape, image.get_data_dtype()
+    except (HeaderDataError, WrapStructError, OSError, EOFError, ValueError, zlib.error) as error:
         raise _unreadable(path) from error
-    _check_shape(path, shape, components=len(fields) if fields else 1)
+    _check_shape(path, shape, components=len(dtype.fields or "1"))
+    if math.prod(shape) * dtype.itemsize > len(content):
+        raise _unreadable(path)
     _check_forms(path, qform, sform, shape[:3])
     try:
         voxels = np.asanyarray(image.dataobj).reshape(shape[:3], order="F")
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, ValueError) as error:  # the data's offset points behind the end
         raise _unreadable(path) from error
     return Volume(voxels, np.asarray(image.affine, np.float64))
 
@@ -235,11 +242,6 @@ def _largest_distance(a: Affine, b: Affine, shape: Sequence[int]) -> float:
     """Millimetres between the same voxel under two affines, at the corner where they differ most."""
     corners = np.array([(i, j, k, 1) for i in (0, shape[0] - 1) for j in (0, shape[1] - 1) for k in (0, shape[2] - 1)])
     return float(np.linalg.norm(corners @ (a - b).T, axis=1).max())
-
-
-def _as_int16_or_float32(voxels: NDArray[Any], low: Any, high: Any) -> NDArray[Any]:
-    fits = voxels.dtype.kind in "iu" and low >= -(2**15) and high < 2**15
-    return voxels.astype(np.int16 if fits else np.float32, copy=False)
 
 
 def _unreadable(path: Path) -> InputError:

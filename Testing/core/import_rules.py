@@ -37,6 +37,7 @@ WITHOUT_TORCH = {
     "federation.study",
     "federation.synchronization",
     "kidneys",
+    "layouts",
     "meta_model",
     "preprocessing",
     "volumes",
