@@ -5,12 +5,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from segviz_core.atomic import replacing
 from segviz_core.experiments.figures import ShownCase, learning_curves, organ_planes
 from segviz_core.experiments.page import data_uri, page, table
-from segviz_core.labels import ORGANS, Organ
+from segviz_core.labels import ORGANS
 
 _NBSP = "\N{NO-BREAK SPACE}"
 
@@ -22,9 +20,9 @@ def write_report(
 
     Args:
         folder: where to write; must exist.
-        summary: the content of summary.json, of which the report shows `dice` {organ: mean Dice over all unseen CTs,
-            "mean": their mean}, `test_cases` (how many CTs that were), `seconds` {stage: seconds}, and `versions`
-            {package: version}.
+        summary: the content of summary.json, of which the report shows `dice` {organ: mean over all unseen CTs,
+            "mean": their mean}, `test_cases` (how many CTs that were), `cases` (rows of evaluation.OrganScore),
+            `seconds` {stage: seconds} and `versions` {package: version}.
         history: the rows of the study's history.jsonl (`Study.history`); sites, rounds and bytes come from here.
         case: the unseen CT to show.
 
@@ -35,7 +33,7 @@ def write_report(
     body = [
         _headline(summary, history),
         _planes_section(case, planes),
-        _organ_table(summary, case),
+        _organ_table(summary, case.name),
         _curves_section(history),
         _site_table(history),
         _time_table(summary),
@@ -78,23 +76,20 @@ def _planes_section(case: ShownCase, planes: bytes) -> str:
 patient's right is at the left.</figcaption></figure>"""
 
 
-def _organ_table(summary: Mapping[str, Any], case: ShownCase) -> str:
-    voxel_ml = float(np.prod(case.ct.spacing_mm)) / 1000
+def _organ_table(summary: Mapping[str, Any], case: str) -> str:
     rows = []
-    for organ in ORGANS.values():
-        found, truth = case.found == organ.value, case.truth == organ.value
-        if organ.name not in summary["dice"] and not found.any() and not truth.any():
+    for score in summary["cases"]:
+        if score["case"] != case:
             continue
-        overlap, both = int((found & truth).sum()), int(found.sum() + truth.sum())
-        volumes = found.sum() * voxel_ml, truth.sum() * voxel_ml
-        difference = f"{volumes[0] / volumes[1] - 1:+.0%}".replace("-", "\N{MINUS SIGN}") if volumes[1] else "-"
+        truth_ml, found_ml = score["truth_ml"], score["truth_ml"] + score["volume_error_ml"]
+        difference = f"{found_ml / truth_ml - 1:+.0%}".replace("-", "\N{MINUS SIGN}") if truth_ml else "-"
         rows.append(
             [
-                _swatch(organ),
-                _decimal(summary["dice"].get(organ.name)),
-                _decimal(2 * overlap / both if both else None),
-                f"{volumes[0]:.0f}{_NBSP}ml" if volumes[0] else "not found",
-                f"{volumes[1]:.0f}{_NBSP}ml" if volumes[1] else "absent",
+                _swatch(score["organ"]),
+                _decimal(summary["dice"][score["organ"]]),
+                _decimal(score["dice"]) if truth_ml or found_ml else "-",
+                f"{found_ml:.0f}{_NBSP}ml" if found_ml else "not found",
+                f"{truth_ml:.0f}{_NBSP}ml" if truth_ml else "absent",
                 difference,
             ]
         )
@@ -161,9 +156,9 @@ def _rounds(history: Sequence[Mapping[str, Any]]) -> int:
     return sum(bool(row["complete"]) for row in history)
 
 
-def _swatch(organ: Organ) -> str:
-    red, green, blue = organ.color
-    return f'<span class="swatch" style="background:rgb({red},{green},{blue})"></span>{escape(organ.title)}'
+def _swatch(organ: str) -> str:
+    red, green, blue = ORGANS[organ].color if organ in ORGANS else (128, 128, 128)
+    return f'<span class="swatch" style="background:rgb({red},{green},{blue})"></span>{escape(_title(organ))}'
 
 
 def _listed(organs: Sequence[str]) -> str:
@@ -176,11 +171,11 @@ def _title(organ: str) -> str:
 
 
 def _value(organ: str) -> tuple[float, str]:
-    return (ORGANS[organ].value if organ in ORGANS else np.inf), organ
+    return (ORGANS[organ].value if organ in ORGANS else float("inf")), organ
 
 
-def _decimal(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _decimal(value: float) -> str:
+    return f"{value:.2f}"
 
 
 def _megabytes(count: float) -> str:
