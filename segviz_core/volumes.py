@@ -72,7 +72,7 @@ def read_ct(path: Path) -> Volume:
         )
     if low >= -200:
         _log.warning("%s: nothing below -200 HU: a clipped CT, or not a CT.", path)
-    small = voxels.dtype.kind in "iu" and -(2**15) <= low and high < 2**15
+    small = voxels.dtype.kind in "iu" and low >= -(2**15) and high < 2**15
     return Volume(voxels.astype(np.int16 if small else np.float32, copy=False), volume.affine)
 
 
