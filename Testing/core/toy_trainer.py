@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from segviz_core.contract import DataContract
 from segviz_core.federation import journal, trainer_socket
 from segviz_core.federation.child import end_with_parent
-from segviz_core.federation.gate import read_site
 from segviz_core.federation.packets import Packet
+from segviz_core.federation.site_folder import read_site
 from segviz_core.federation.synchronization import COUNTER, MEAN, VARIANCE
 
 
@@ -24,12 +25,13 @@ def delta(site: str, round_number: int) -> float:
     return 0.5 + zlib.crc32(f"{site}/{round_number}".encode()) / 2**32
 
 
-def answer(request: Packet, *, site: str, organs: list[str], contract: str, behaviour: str = "") -> Packet:
+def answer(request: Packet, *, site: str, organs: list[str], contract: str) -> Packet:
     """The toy's reply to any request of the `segviz` modes."""
     settings = {name: request.settings[name] for name in ("stage", "round", "mode")}
     cases = {f"cases/{organ}": 4.0 for organ in organs}
     if request.stage == "declare":
-        return Packet(settings | {"site": site, "organs": ",".join(organs), "contract": contract, "version": "toy"}, {}, cases)
+        settings |= {"site": site, "organs": ",".join(organs), "contract": contract, "version": "toy"}
+        return Packet(settings, {}, cases)
     dice = {f"dice/{organ}": 0.5 for organ in organs}
     if request.stage == "evaluate":
         return Packet(settings, {}, dice)
@@ -42,10 +44,9 @@ def answer(request: Packet, *, site: str, organs: list[str], contract: str, beha
             norm[key] = array + 1
         else:
             update[key] = np.full_like(array, step)
-    heads = {
-        f"head/{organ}": {"weight": request.heads().get(organ, {"weight": np.zeros(3, np.float32)})["weight"] + step}
-        for organ in organs
-    }
+    received = {organ: head["up.weight"] for organ, head in request.heads().items()}
+    new = np.zeros(3, np.float32)
+    heads = {f"head/{organ}": {"up.weight": received.get(organ, new) + step} for organ in organs}
     return Packet(settings, {"update": update, "norm": norm, **heads}, {"loss": 1.0, "steps": 1.0, **cases, **dice})
 
 
@@ -55,8 +56,6 @@ def main() -> None:
     end_with_parent(lambda: os._exit(0))
     listener = trainer_socket.listen(folder)
     journal.say("ready", training_cases=4, validation_cases=0)
-    from segviz_core.contract import DataContract
-
     contract = DataContract.from_dict(site["site"]["contract"]).hash
 
     def handle(request: Packet, stop_when_closed: trainer_socket.Progress) -> Packet:

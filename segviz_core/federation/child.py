@@ -126,7 +126,7 @@ def environment(*, flwr_home: Path) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_HOME": str(flwr_home),
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,
         "PYTHONPATH": os.pathsep.join(filter(None, (package, path))),

@@ -11,8 +11,8 @@ from flwr.clientapp import ClientApp
 
 from segviz_core.errors import InputError
 from segviz_core.federation import journal, records, trainer_socket
-from segviz_core.federation.gate import AUDIT_FILE
 from segviz_core.federation.packets import Packet, check_schema
+from segviz_core.federation.site_folder import AUDIT_FILE
 
 app = ClientApp()
 

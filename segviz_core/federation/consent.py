@@ -9,11 +9,9 @@ from pathlib import Path
 from segviz_core.atomic import write_json
 from segviz_core.errors import InputError
 from segviz_core.federation import certificates, journal
-from segviz_core.federation.gate import AUDIT_FILE
 from segviz_core.federation.kit import Kit
 from segviz_core.federation.packets import GROUPS, METRICS, SETTINGS
-
-CONSENT_FILE = "consent.json"
+from segviz_core.federation.site_folder import AUDIT_FILE, CONSENT_FILE
 
 
 def consent_text(kit: Kit) -> str:

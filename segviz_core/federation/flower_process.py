@@ -6,13 +6,19 @@ FLWR_FOLDER is the private folder that holds flwr, or "" where it is installed n
 PYTHONPATH alone comes too late (slicer.md section 3), so the folder is put first before anything else is imported.
 """
 
+import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 from segviz_core.federation.child import end_with_parent
+
+_LONGEST_SLEEP_S = 1.0
 
 COMMAND = ("-P", "-m", "segviz_core.federation.flower_process")
 
@@ -20,6 +26,19 @@ COMMAND = ("-P", "-m", "segviz_core.federation.flower_process")
 def command(program: str, flwr_folder: Path | None, *arguments: str) -> list[str]:
     """The command line of `program`, one of PROGRAMS."""
     return [sys.executable, *COMMAND, program, str(flwr_folder or ""), *arguments]
+
+
+def read_task() -> list[str]:
+    """The arguments of this task, which the SuperExec writes to standard input once there is a task.
+
+    Its token must not stand on a command line that every user of the computer can read.
+    """
+    line = sys.stdin.readline()
+    if not line:  # the SuperExec has gone
+        sys.exit(0)
+    arguments = json.loads(line)
+    assert isinstance(arguments, list)
+    return arguments
 
 
 def use_folder(folder: str) -> None:
@@ -41,8 +60,11 @@ def _superlink() -> None:
 
 
 def _supernode() -> None:
+    import flwr.supernode.start_client_internal as node
     from flwr.supernode.cli import flower_supernode
 
+    # Flower looks for a message every 3 s, hard-coded: with 30 rounds that alone would cost a minute.
+    node.time = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, _LONGEST_SLEEP_S)))
     flower_supernode()
 
 
@@ -61,6 +83,7 @@ def _site_superexec() -> None:
 def _server_app() -> None:
     from flwr.superlink.cli import flwr_serverapp
 
+    sys.argv += read_task()
     flwr_serverapp()
 
 
@@ -87,7 +110,14 @@ PROGRAMS: dict[str, tuple[str, Callable[[], None]]] = {
     "flwr": ("flwr", _flwr),
 }
 _LASTING = ("superlink", "supernode", "server-superexec", "site-superexec")
-_TASKS = ("server-app", "client-app")
+
+
+def _interrupt() -> None:
+    """Ctrl-C in this process. raise_signal in this thread would not wake the main one from its sleep on POSIX."""
+    if sys.platform == "win32":
+        signal.raise_signal(signal.SIGINT)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def main() -> None:
@@ -97,9 +127,7 @@ def main() -> None:
     name, run = PROGRAMS[program]
     sys.argv = [name, *arguments]
     if program in _LASTING:
-        end_with_parent(lambda: signal.raise_signal(signal.SIGINT))
-    if program in _TASKS:  # the token comes on standard input, not on a command line that every user could read
-        sys.argv += ["--token", sys.stdin.readline().strip()]
+        end_with_parent(_interrupt)
     run()
 
 

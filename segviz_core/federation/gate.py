@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from segviz_core.federation import journal
-from segviz_core.federation.flower_process import COMMAND
+from segviz_core.federation.flower_process import COMMAND, read_task
 from segviz_core.federation.kit import FLWR_VERSION
-
-SITE_FILE, AUDIT_FILE = "site.json", "audit.jsonl"
+from segviz_core.federation.site_folder import AUDIT_FILE, read_site
 
 
 def run_superexec(task: str, *, site: Path | None = None) -> None:
@@ -37,25 +36,41 @@ def run_superexec(task: str, *, site: Path | None = None) -> None:
 
     allowed = {"server-app": TaskType.SERVER_APP, "client-app": TaskType.CLIENT_APP}[task]
     folder = read_site(site)["flwr_folder"] if site else ""
-    start = [sys.executable, *COMMAND, task, folder, *([str(site)] if site else [])]
+    tasks = _Tasks([sys.executable, *COMMAND, task, folder, *([str(site)] if site else [])])
 
     def launch(self: Any, spec: Any) -> Any:
         if spec.task_type != allowed:
             return LaunchResult.failed(f"tasks of type {spec.task_type} are refused here")
         tls = ["--insecure"] if spec.insecure else ["--root-certificates", spec.root_certificates_path]
-        child = subprocess.Popen(
-            [*start, "--runtime-api-address", spec.runtime_api_address, *tls, "--parent-pid", str(os.getpid())],
-            stdin=subprocess.PIPE,
-        )
-        assert child.stdin is not None
-        child.stdin.write(spec.token.encode() + b"\n")
-        child.stdin.close()
-        threading.Thread(target=_report_end, args=(child,), daemon=True).start()
+        arguments = ["--runtime-api-address", spec.runtime_api_address, *tls, "--parent-pid", str(os.getpid())]
+        tasks.start([*arguments, "--token", spec.token])
         return LaunchResult.accepted()
 
     AutoExecPlugin.supported_task_types = frozenset({allowed})
     SubprocessExecutor.launch = launch
     flower_superexec()
+
+
+class _Tasks:
+    """Starts tasks in processes that were started ahead, so that a round does not wait for Python's imports."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+        self._spare: subprocess.Popen[bytes] | None = self._new()
+
+    def start(self, arguments: list[str]) -> None:
+        """Give the task to the waiting process and start the next one, which loads while this one works."""
+        process, self._spare = self._spare, None
+        if process is None or process.poll() is not None:
+            process = self._new()
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(arguments).encode() + b"\n")
+        process.stdin.close()
+        threading.Thread(target=_report_end, args=(process,), daemon=True).start()
+        self._spare = self._new()
+
+    def _new(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._command, stdin=subprocess.PIPE)
 
 
 def run_client_app(site: Path) -> None:
@@ -65,26 +80,18 @@ def run_client_app(site: Path) -> None:
     from flwr.supernode.cli import flwr_clientapp
 
     settings = read_site(site)
+    module, _, name = settings["client_app"].partition(":")
+    client_app = getattr(importlib.import_module(module), name)
 
     def refuse_code(content: bytes, *_: Any, **__: Any) -> None:
         sha256 = hashlib.sha256(content).hexdigest()
         journal.append(site / AUDIT_FILE, "code", fab_sha256=sha256, decision="not run: the site runs its own code")
 
-    def load_installed(*_: Any) -> Any:
-        module, _, name = settings["client_app"].partition(":")
-        return getattr(importlib.import_module(module), name)
-
     runtime.install_from_fab = refuse_code
     runtime.get_project_dir = lambda *_: site
-    runtime.get_load_client_app_fn = lambda **_: load_installed
+    runtime.get_load_client_app_fn = lambda **_: lambda *_: client_app
+    sys.argv += read_task()
     flwr_clientapp()
-
-
-def read_site(site: Path) -> dict[str, Any]:
-    """The settings that `site join` wrote for the processes of this site."""
-    settings = json.loads((site / SITE_FILE).read_text(encoding="utf-8"))
-    assert isinstance(settings, dict)
-    return settings
 
 
 def _report_end(child: subprocess.Popen[bytes]) -> None:

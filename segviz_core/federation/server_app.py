@@ -11,13 +11,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from segviz_core.atomic import write_json
 from segviz_core.errors import SegVizError
-from segviz_core.federation.export import meta_model_of
 from segviz_core.federation.running import only_one
 from segviz_core.federation.strategy import conduct
 from segviz_core.federation.study import Study
 
 STATUS_FILE, RUN_FILE, SERVER_APP_FOLDER = "status.json", "run.json", "server_app"
-META_MODEL_FILE = "meta_model.safetensors"
 
 app = ServerApp()
 
@@ -37,10 +35,7 @@ def main(grid: Grid, context: Context) -> None:
         try:
             study = Study(folder)
             conduct(grid, study, publish=lambda values: _publish(folder, study, values))
-            model = folder / META_MODEL_FILE
-            meta_model_of(study).save(model)
-            done = len(study.rounds)
-            write_status(folder, state="finished", round=done, rounds=done, meta_model=str(model))
+            write_status(folder, state="finished", round=len(study.rounds), rounds=len(study.rounds))
         except SegVizError as error:
             write_status(folder, state="failed", message=error.message, hint=error.hint, kind=error.kind)
 

@@ -20,9 +20,12 @@ from segviz_core.atomic import write_json
 from segviz_core.errors import Cancelled, InputError, SegVizError
 from segviz_core.federation import coordinator, journal
 from segviz_core.federation.child import Child, environment, stop_all
+from segviz_core.federation.export import meta_model_of
 from segviz_core.federation.flower_process import command
 from segviz_core.federation.running import asked_to_stop, only_one
-from segviz_core.federation.study import SITES_FILE
+from segviz_core.federation.study import SITES_FILE, Study
+
+META_MODEL_FILE = "meta_model.safetensors"
 
 _CONNECTION = "segviz"  # name of the SuperLink connection in Flower's own configuration file
 _START_S, _POLL_S, _VAIN_RUNS = 60.0, 0.25, 3
@@ -45,7 +48,9 @@ def serve(folder: Path, *, on_status: OnStatus | None = None) -> dict[str, Any]:
         server = _Server(folder, on_status or (lambda _: None))
         try:
             server.work()
-            return coordinator.status(folder)
+            model = folder / META_MODEL_FILE
+            meta_model_of(Study(folder)).save(model)
+            return {**coordinator.status(folder), "meta_model": str(model)}
         except (Cancelled, KeyboardInterrupt) as error:
             server.write_status("stopped", message="Stopped; start it again to go on.")
             raise Cancelled("The coordinator was stopped; every finished round is safe.") from error

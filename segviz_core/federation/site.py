@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -15,10 +15,10 @@ from segviz_core.federation import journal
 from segviz_core.federation.certificates import write_secret
 from segviz_core.federation.child import environment, own_group
 from segviz_core.federation.consent import check_owner, record
-from segviz_core.federation.gate import SITE_FILE
 from segviz_core.federation.kit import FLWR_VERSION, Kit, read_kit
 from segviz_core.federation.running import ask_to_stop, is_running
-from segviz_core.federation.supervisor import CA_FILE, KEY_FILE, STATUS_FILE, Supervisor
+from segviz_core.federation.site_folder import CA_FILE, KEY_FILE, SITE_FILE, STATUS_FILE
+from segviz_core.federation.supervisor import OnRow, Supervisor
 from segviz_core.labels import ORGANS, LabelSet
 
 DEFAULT_FOLDER = Path.home() / ".segviz" / "site"
@@ -27,8 +27,6 @@ TRAINER = (sys.executable, "-P", "-m", "segviz_core.federation.trainer")
 CLIENT_APP = "segviz_core.federation.client_app:app"
 
 _JOIN_WAIT_S, _LEAVE_WAIT_S = 3600.0, 40.0
-
-OnRow = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -75,11 +73,10 @@ def join(
     _check_options(kit, options)
     _prepare(folder, kit, options)
     if foreground:
-        Supervisor(folder).run()
+        Supervisor(folder, on_row=on_row).run()
         return status(folder)
     start = len(journal.read(folder / STATUS_FILE))
-    _detach(folder)
-    return _follow(folder, start=start, on_row=on_row or (lambda _: None))
+    return _follow(_detach(folder), folder, start=start, on_row=on_row or (lambda _: None))
 
 
 def leave(folder: Path = DEFAULT_FOLDER) -> None:
@@ -175,10 +172,10 @@ def _prepare(folder: Path, kit: Kit, options: SiteOptions) -> None:
     record(folder, kit)
 
 
-def _detach(folder: Path) -> None:
+def _detach(folder: Path) -> "subprocess.Popen[bytes]":
     """Start the supervisor so that it outlives this process and its terminal."""
     with (folder / "supervisor.log").open("ab") as log:
-        subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-P", "-m", "segviz_core.federation.supervisor", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -194,32 +191,29 @@ def _detached() -> dict[str, Any]:
     return own_group()
 
 
-def _follow(folder: Path, *, start: int, on_row: OnRow) -> dict[str, Any]:
+def _follow(supervisor: "subprocess.Popen[bytes]", folder: Path, *, start: int, on_row: OnRow) -> dict[str, Any]:
     """Pass on status rows until the site is online or has ended.
 
     An interrupt (Ctrl-C, a cancelled window) while the site is still coming up takes it back.
     """
     deadline = time.monotonic() + _JOIN_WAIT_S
-    seen = start
-    begun = False
     try:
         while time.monotonic() < deadline:
-            alive = is_running(folder)
+            ended = supervisor.poll() is not None
             rows = journal.read(folder / STATUS_FILE)
-            for row in rows[seen:]:
+            for row in rows[start:]:
                 on_row(row)
-                if row.get("state") == "online":
+                if row.get("state") in ("online", "left"):
                     return row
                 if row.get("state") in ("failed", "removed"):
                     kind = InputError if row.get("kind") == "input" else SegVizError
                     raise kind(row["message"], hint=row.get("hint", ""))
-                if row.get("state") == "left":
-                    return row
-            seen, begun = len(rows), begun or alive or len(rows) > start
-            if begun and not alive:
-                break
+            start = len(rows)
+            if ended:
+                raise SegVizError("The site ended while it was starting.", hint=f"{folder} holds its logs.")
             time.sleep(0.2)
+        raise SegVizError(f"The site was not online after {_JOIN_WAIT_S / 60:.0f} minutes.", hint="Try again.")
     except BaseException:
-        ask_to_stop(folder, wait_s=_LEAVE_WAIT_S)
+        supervisor.terminate()
+        supervisor.wait(_LEAVE_WAIT_S)
         raise
-    raise SegVizError("The site ended while it was starting.", hint=f"{folder / 'supervisor.log'} says more.")

@@ -10,23 +10,25 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
-from segviz_core.errors import InputError, SegVizError
+from segviz_core.errors import Cancelled, InputError, SegVizError
 from segviz_core.federation import journal
 from segviz_core.federation.child import Child, environment, stop_all
 from segviz_core.federation.flower_process import command
-from segviz_core.federation.gate import AUDIT_FILE, read_site
 from segviz_core.federation.node_log import CONNECTED, CONNECTED_AGAIN, NOT_RUNNING, RETRYING, Reason, Then, explain
 from segviz_core.federation.running import asked_to_stop, only_one
+from segviz_core.federation.site_folder import AUDIT_FILE, CA_FILE, KEY_FILE, SECRET_FILE, STATUS_FILE, read_site
 
-STATUS_FILE = "status.jsonl"
-CA_FILE, KEY_FILE, SECRET_FILE = "ca.crt", "site_key", "superexec.secret"
+OnRow = Callable[[Mapping[str, Any]], None]
 
 FIRST_TIME_S = 60.0
 """A site that was never online gives up after this long; one that was keeps trying, for the coordinator may restart."""
-UNREGISTERED_S = 15.0
+UNREGISTERED_S = 30.0
+"""The coordinator may be just starting and register this site in a moment."""
 LEASE_S = 75.0
 """Flower refuses the key of a killed node for about 60 s (flower.md section 3)."""
 _POLL_S, _RETRY_S, _MOST_RESTARTS, _RESTART_WINDOW_S = 0.25, 3.0, 5, 600.0
@@ -35,8 +37,9 @@ _POLL_S, _RETRY_S, _MOST_RESTARTS, _RESTART_WINDOW_S = 0.25, 3.0, 5, 600.0
 class Supervisor:
     """One site between join and leave. `folder` is what `site join` prepared."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, on_row: OnRow | None = None) -> None:
+        self._folder, self._on_row = folder, on_row or (lambda _: None)
+        self._rows: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._settings = read_site(folder)
         self._flwr_folder = Path(self._settings["flwr_folder"]) if self._settings["flwr_folder"] else None
         self._environment = environment(flwr_home=folder / "flower")
@@ -45,7 +48,7 @@ class Supervisor:
         self._trainer: Child | None = None
         self._ready = False
         self._trainer_error: SegVizError | None = None
-        self._state = ""
+        self._state = self._message = ""
         self._online = False
         self._was_online = any(row.get("state") == "online" for row in journal.read(folder / STATUS_FILE))
         self._trying_since = self._next_try = time.monotonic()
@@ -63,18 +66,20 @@ class Supervisor:
             try:
                 self._work()
                 self._say("left", "Left.")
+            except (KeyboardInterrupt, Cancelled):
+                self._say("left", "Left.")
             except SegVizError as error:
                 removed = isinstance(error, _Removed)
                 self._say("removed" if removed else "failed", error.message, hint=error.hint, kind=error.kind)
                 raise
-            except KeyboardInterrupt:
-                self._say("left", "Left.")
             finally:
                 stop_all([child for child in (self._node, self._superexec, self._trainer) if child])
                 journal.append(self._folder / AUDIT_FILE, "leave", state=self._state)
 
     def _work(self) -> None:
         while not asked_to_stop(self._folder):
+            while not self._rows.empty():
+                self._on_row(self._rows.get())
             if self._trainer_error:
                 raise self._trainer_error
             self._keep_trainer()
@@ -111,7 +116,7 @@ class Supervisor:
         if event == "ready":
             self._ready = True
             self._trying_since = time.monotonic()
-        journal.append(self._folder / STATUS_FILE, event, **said)
+        self._tell(event, **said)
 
     def _keep_node(self) -> None:
         if self._node and self._node.returncode is None:
@@ -204,9 +209,14 @@ class Supervisor:
             )
 
     def _say(self, state: str, message: str, **values: str) -> None:
-        if (state, message) != (self._state, getattr(self, "_message", "")):
-            journal.append(self._folder / STATUS_FILE, "state", state=state, message=message, **values)
+        if (state, message) != (self._state, self._message):
+            self._tell("state", state=state, message=message, **values)
         self._state, self._message = state, message
+
+    def _tell(self, event: str, **values: Any) -> None:
+        """One row for whoever follows the site; `on_row` gets it in the main thread."""
+        journal.append(self._folder / STATUS_FILE, event, **values)
+        self._rows.put({"event": event, **values})
 
     def _write_secret(self) -> Path:
         path = self._folder / SECRET_FILE

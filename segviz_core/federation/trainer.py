@@ -20,10 +20,10 @@ from segviz_core.cases import open_site
 from segviz_core.errors import SegVizError
 from segviz_core.federation import journal, trainer_socket
 from segviz_core.federation.child import end_with_parent
-from segviz_core.federation.gate import read_site
 from segviz_core.federation.packets import Packet
 from segviz_core.federation.session import SiteSession
 from segviz_core.federation.settings import SiteSettings
+from segviz_core.federation.site_folder import read_site
 from segviz_core.labels import LabelSet
 from segviz_core.layouts import find_cases
 
