@@ -79,8 +79,8 @@ class Federation:
             },
             "bytes_per_site": {
                 site: {
-                    way: sum(row["sites"].get(site, {}).get(f"bytes_{way}", 0) for row in rows)
-                    for way in ("sent", "received")
+                    way: sum(row["sites"].get(site, {}).get(f"bytes_{name}", 0) for row in rows)
+                    for way, name in (("received", "sent"), ("sent", "received"))  # the record is the coordinator's
                 }
                 for site in sites
             },
