@@ -24,7 +24,6 @@ STANDARD_LIBRARY = {
 WITHOUT_TORCH = {
     "cases",
     "dicom_series",
-    "experiments.demo",
     "experiments.figures",
     "experiments.loopback",
     "experiments.organs",
@@ -47,7 +46,6 @@ WITHOUT_TORCH = {
     "federation.kit",
     "federation.node_log",
     "federation.packets",
-    "federation.pseudo_labels",
     "federation.running",
     "federation.schedule",
     "federation.site_folder",
@@ -66,6 +64,8 @@ WITHOUT_TORCH = {
 TORCH = {
     "batches",
     "evaluation",
+    "experiments.demo",
+    "federation.pseudo_labels",
     "federation.session",
     "federation.trainer",
     "federation.weights",
@@ -91,5 +91,5 @@ FLOWER = {
 }
 """Flower, or processes of it, never torch: the two share no process."""
 
-TESTS_THAT_NEED_TORCH: set[str] = set()
+TESTS_THAT_NEED_TORCH = {"test_command_line.py", "test_federation_guard.py", "test_must_not.py"}
 """Test files, beyond those of the modules in TORCH and FLOWER, that the torch-free job cannot run."""
