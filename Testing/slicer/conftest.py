@@ -31,4 +31,25 @@ def an_empty_scene() -> Iterator[None]:
     slicer_harness.swallowed.clear()
     ctk.shown_messages.clear()
     yield
+    if "scenes" in sys.modules:
+        sys.modules["scenes"].close_windows()
     assert slicer_harness.swallowed == []
+
+
+@pytest.fixture
+def user_folder(tmp_path: Path) -> Path:
+    """Settings, models and sites of one test's user; starts empty."""
+    import qt
+
+    qt.QSettings().clear()
+    folder = tmp_path / "user"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def a_ct() -> object:
+    """A small artificial CT in the scene."""
+    from scenes import add_ct
+
+    return add_ct()

@@ -55,10 +55,12 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
     def sizeHint(self) -> Any:
         if self._collapsed or self.layout() is None:
             return QtCore.QSize(200, HEADER_HEIGHT + 2)
-        return self.layout().sizeHint()
+        return self.layout().totalSizeHint()
 
     def minimumSizeHint(self) -> Any:
-        return QtCore.QSize(100, HEADER_HEIGHT + 2) if self._collapsed else self.sizeHint()
+        if self._collapsed or self.layout() is None:
+            return QtCore.QSize(100, HEADER_HEIGHT + 2)
+        return self.layout().totalMinimumSize()
 
     def paintEvent(self, event: Any) -> None:
         painter = QtWidgets.QStylePainter(self)

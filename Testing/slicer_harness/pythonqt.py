@@ -95,7 +95,8 @@ def _as_property(cls: type, name: str, writable: bool) -> property:
 
 def _setattr(self: Any, name: str, value: Any) -> None:
     cls = type(self)
-    if isinstance(value, QtCore.SignalInstance):  # PySide caches bound signals this way
+    by_loader = isinstance(value, QtCore.QObject) and value.property("objectName") == name
+    if by_loader or isinstance(value, QtCore.SignalInstance):  # children of a .ui file; PySide caches bound signals
         self.__dict__[name] = value
         return
     for owner in cls.__mro__:

@@ -1,8 +1,10 @@
 """Stand-ins of the qMRML widgets that SegViz uses, on the real scene, with documented properties only."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
+import shiboken6
 import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 
@@ -38,6 +40,22 @@ def _stored(name: str, kind: Any) -> Any:
         return tuple(self._values[name]) if kind == "QStringList" else self._values[name]
 
     return Property(kind, read, write)
+
+
+_callbacks: list[Any] = []  # Python's collector would take a callback while a node still holds it, and crash
+
+
+def _observe(widget: Any, subject: Any, event: Any) -> int:
+    """Refresh `widget` on an event for as long as its C++ part lives: as qvtkConnect does."""
+    reference = weakref.ref(widget)
+
+    def refresh(*_args: Any) -> None:
+        found = reference()
+        if found is not None and shiboken6.isValid(found):
+            found._refresh()
+
+    _callbacks.append(refresh)
+    return int(subject.AddObserver(event, refresh))
 
 
 def _setter(name: str) -> Callable[[Any, Any], None]:
@@ -92,7 +110,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._scene, self._observers = scene, []
         if scene is not None:
             events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent, scene.EndCloseEvent)
-            self._observers = [scene.AddObserver(event, lambda *_: self._refresh()) for event in events]
+            self._observers = [_observe(self, scene, event) for event in events]
         self._refresh()
 
     def mrmlScene(self) -> Any:
@@ -201,7 +219,7 @@ class qMRMLSegmentsTableView(qMRMLWidget):
         if self._node is not None and self._observer is not None:
             self._node.RemoveObserver(self._observer)
         self._node = node
-        self._observer = None if node is None else node.AddObserver("ModifiedEvent", lambda *_: self._refresh())
+        self._observer = None if node is None else _observe(self, node, "ModifiedEvent")
         self._refresh()
 
     def segmentationNode(self) -> Any:

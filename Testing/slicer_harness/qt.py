@@ -61,6 +61,7 @@ def _check_classes(tree: ElementTree.Element) -> None:
             raise RuntimeError(f"the .ui file uses {kind}, which has no stand-in in the harness")
         if kind in STAND_INS:
             _check_properties(STAND_INS[kind], widget)
+            _resolve_flags(STAND_INS[kind], widget)
 
 
 def _check_properties(kind: type, widget: ElementTree.Element) -> None:
@@ -68,6 +69,16 @@ def _check_properties(kind: type, widget: ElementTree.Element) -> None:
         name = entry.get("name", "")
         if entry.get("stdset") != "0" and inspect.getattr_static(kind, name, None) is None:
             raise RuntimeError(f"{kind.__name__} documents no property '{name}'")
+
+
+def _resolve_flags(kind: type, widget: ElementTree.Element) -> None:
+    """Replace flag names of the stand-in's own class by numbers: Qt's loader knows the enums of C++ classes only."""
+    for entry in widget.findall("property"):
+        flags = entry.find("set")
+        if flags is not None and (flags.text or "").startswith(f"{kind.__name__}::"):
+            value = sum(getattr(kind, flag.split("::")[1]) for flag in (flags.text or "").split("|"))
+            entry.remove(flags)
+            ElementTree.SubElement(entry, "number").text = str(value)
 
 
 def _find(root: Any, name: str | None) -> Any:

@@ -18,6 +18,10 @@ import vtk
 __all__ = ["Choice", "WithinRange", "parameterNodeWrapper"]
 
 
+_connected: dict[tuple[int, int], Any] = {}
+"""Wrappers with an observer: Python's collector would take the callback while VTK's node still holds it, and crash."""
+
+
 class WithinRange:
     """Annotation: an int or float stays within [minimum, maximum]."""
 
@@ -65,6 +69,8 @@ class _Field:
         if self.is_node:
             return node.GetNodeReference(self.name)
         text = node.GetParameter(self.name)
+        if not text and self.kind is not str:  # the scene was closed: parameters are gone, the default comes back
+            return self.default
         if issubclass(self.kind, enum.Enum):
             return self.kind[text]
         return text == "True" if self.kind is bool else self.kind(text)
@@ -125,10 +131,13 @@ def parameterNodeWrapper(cls: type) -> type:
             self._write_to_gui()
             for field, connector in bound:
                 connector.connect(lambda field=field, connector=connector: self._read_from_gui(field, connector))
-            self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._write_to_gui())
+            observer = self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._write_to_gui())
+            _connected[id(self), tag] = (self, observer)
             return tag
 
         def disconnectGui(self, tag: int) -> None:
+            if (id(self), tag) in _connected:
+                self.RemoveObserver(_connected.pop((id(self), tag))[1])
             for _field, connector in self._bindings.pop(tag, []):
                 connector.disconnect()
 

@@ -1,0 +1,163 @@
+"""SegViz in 3D Slicer: registration of the module; everything else is in SegVizSlicerLib."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+FLOOR = (5, 12)
+
+
+class SegVizSlicer(ScriptedLoadableModule):
+    """What Slicer's module list shows."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("SegViz")
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        parent.dependencies = ["Segmentations", "Volumes"]
+        parent.contributors = ["The SegViz contributors"]
+        parent.helpText = _(
+            "Segments liver, spleen, kidneys and pancreas in a CT, with a model that sites made together although each"
+            " annotates its own organs only; and joins such a federation with your own cases, which stay with you."
+        )
+        parent.acknowledgementText = _("After UM2ii/SegViz (arXiv 2301.07074).")
+
+
+class SegVizSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel of the module: owns the parameter node's connection to the window."""
+
+    def __init__(self, parent: Any = None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.window: Any = None
+        self._parameterNode: Any = None
+        self._guiTag: Any = None
+
+    def setup(self) -> None:
+        """Load the .ui file and hand its widgets to the window."""
+        ScriptedLoadableModuleWidget.setup(self)
+        if (slicer.app.majorVersion, slicer.app.minorVersion) < FLOOR:
+            raise RuntimeError(_("SegViz needs Slicer 5.12 or later."))
+        addCorePath()
+        from SegVizSlicerLib.Widget import Widget
+
+        root = slicer.util.loadUI(self.resourcePath("UI/SegVizSlicer.ui"))
+        self.layout.addWidget(root)
+        self.ui = slicer.util.childWidgetVariables(root)
+        root.setMRMLScene(slicer.mrmlScene)
+        self.window = Widget(self.ui, Path(self.resourcePath("UI")).parent)
+        self.logic = SegVizSlicerLogic()
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.initializeParameterNode()
+
+    def cleanup(self) -> None:
+        """The module goes away: jobs of a click end, a joined site goes on."""
+        self.setParameterNode(None)
+        self.removeObservers()
+        if self.window is not None:
+            self.window.cleanup()
+
+    def enter(self) -> None:
+        """The module is shown."""
+        self.initializeParameterNode()
+
+    def exit(self) -> None:
+        """Another module is shown; jobs go on."""
+        self.setParameterNode(None)
+
+    def onReload(self) -> None:
+        """Developer's reload: the library modules too, or old code would go on."""
+        for name in [name for name in sys.modules if name.split(".")[0] == "SegVizSlicerLib"]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    def onSceneStartClose(self, caller: Any, event: Any) -> None:
+        self.setParameterNode(None)
+        self.window.leaveScene()
+
+    def onSceneEndClose(self, caller: Any, event: Any) -> None:
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def initializeParameterNode(self) -> None:
+        """Bind the scene's parameter node, choosing the first CT where none is chosen yet."""
+        from SegVizSlicerLib.Parameters import Parameters, chooseFirstCT
+
+        parameters = Parameters(self.logic.getParameterNode())
+        chooseFirstCT(parameters)
+        self.setParameterNode(parameters)
+
+    def setParameterNode(self, parameters: Any) -> None:
+        """Disconnect the widgets from the old node and connect them to the new one."""
+        if self._parameterNode is not None:
+            self._parameterNode.disconnectGui(self._guiTag)
+        self._parameterNode = parameters
+        if parameters is not None:
+            self._guiTag = parameters.connectGui(self.ui)
+        if self.window is not None:
+            self.window.setParameters(parameters)
+
+
+class SegVizSlicerLogic(ScriptedLoadableModuleLogic):
+    """What a script may want, without a window."""
+
+    def segment(self, volumeNode: Any, model: str | Path | None = None, **options: Any) -> Any:
+        """Segment a CT and wait; the new segmentation node. Options: organs, splitKidneys, fast, device.
+
+        `model` is a file; without it the newest one of the models folder is taken.
+
+        Raises:
+            ValueError: the volume or the model cannot be used; the sentence says why.
+            RuntimeError: the segmentation failed; the sentence says why and what to do.
+        """
+        addCorePath()
+        from SegVizSlicerLib import Models
+        from SegVizSlicerLib.SegmentationLogic import Options, SegmentationLogic
+
+        if model is not None:
+            entry = Models.readModel(Path(model))
+        else:
+            entries, _problems = Models.listModels([Models.userFolder() / "models"])
+            if not entries:
+                raise ValueError(_("Select or import a model."))
+            entry = max(entries, key=lambda found: found.path.stat().st_mtime)
+        return SegmentationLogic().segment(volumeNode, entry, options=Options(**options))
+
+
+class SegVizSlicerTest(ScriptedLoadableModuleTest):
+    """Slicer's self test: needs no network, no torch, no model."""
+
+    def setUp(self) -> None:
+        slicer.mrmlScene.Clear(0)
+
+    def runTest(self) -> None:
+        self.setUp()
+        self.test_an_artificial_ct_passes_the_check()
+
+    def test_an_artificial_ct_passes_the_check(self) -> None:
+        addCorePath()
+        from SegVizSlicerLib.SampleCT import makePhantom
+        from SegVizSlicerLib.VolumeCheck import checkVolume
+
+        assert checkVolume(makePhantom()).problem == ""
+        self.delayDisplay(_("Test passed"))
+
+
+def addCorePath() -> None:
+    """Installed, `segviz_core` lies beside this file; in a source tree one level up."""
+    try:
+        import segviz_core  # noqa: F401
+    except ModuleNotFoundError:
+        sys.path.append(str(Path(__file__).resolve().parent.parent))

@@ -1,0 +1,195 @@
+"""Runs one command of `segviz_core` in a child process and stops it for certain: Slicer never loads torch or flwr.
+
+The protocol is one JSON object per line (`started`, `progress`, `result`, `error`); other lines go to the log.
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+CANCEL_PATIENCE_MS = 5000
+"""How long a cancelled command may take to end by itself before its whole process tree is killed."""
+
+HEARTBEAT_MS = 5000
+"""The child ends by itself when the heartbeat file is 30 s old: Slicer crashed."""
+
+CANCELLED_EXIT_CODE = 4
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: its `result` object and, when it failed, one sentence and a hint (`check` gives both)."""
+
+    exitCode: int
+    result: dict[str, Any] = field(default_factory=dict)
+    kind: str = ""
+    message: str = ""
+    hint: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.exitCode == 0
+
+    @property
+    def cancelled(self) -> bool:
+        return self.exitCode == CANCELLED_EXIT_CODE
+
+
+class CoreProcess:
+    """One running `python -m segviz_core ...`.
+
+    Callbacks come on the main thread: `onProgress(stage, done, total)`, `onLog(line)`, and once `onFinished(Outcome)`.
+
+        process = CoreProcess(["segment", ct, out], folder, onFinished=print)
+        process.cancel()
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        *,
+        onFinished: Callable[[Outcome], None],
+        onProgress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+        onLog: Callable[[str], None] = logging.info,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self._onFinished, self._onProgress, self._onLog = onFinished, onProgress, onLog
+        self._cancelFile, self._heartbeat = folder / "cancel", folder / "heartbeat"
+        self._pid = 0
+        self._killing = self._ended = False
+        self._result: dict[str, Any] = {}
+        self._error: dict[str, str] = {}
+        self._lastLine = ""
+        self._heartbeat.touch()
+        self._beat = qt.QTimer()
+        self._beat.setInterval(HEARTBEAT_MS)
+        self._beat.timeout.connect(self._touchHeartbeat)
+        self._beat.start()
+        command = [pythonExecutable(), "-m", "segviz_core", *arguments, "--json"]
+        command += ["--cancel-file", str(self._cancelFile), "--heartbeat", str(self._heartbeat)]
+        self._process = slicer.util.launchConsoleProcess(
+            command,
+            updateEnvironment=coreEnvironment() | (environment or {}),
+            cwd=str(folder),
+            blocking=False,
+            logCallback=self._readLine,
+            completedCallback=self._finish,
+        )
+
+    @property
+    def running(self) -> bool:
+        return not self._ended
+
+    def cancel(self) -> None:
+        """Ask the command to stop; after five seconds its process tree is killed."""
+        if self._ended or self._cancelFile.exists():
+            return
+        self._cancelFile.touch()
+        qt.QTimer.singleShot(CANCEL_PATIENCE_MS, self.kill)
+
+    def kill(self) -> None:
+        """End the process tree now: killing PythonSlicer's launcher alone would leave Python and its GPU job alive."""
+        if self._ended:
+            return
+        self._killing = True
+        if self._pid:
+            killTree(self._pid)
+        self._process.kill()
+
+    def _touchHeartbeat(self) -> None:
+        if self._heartbeat.parent.exists():
+            self._heartbeat.touch()
+
+    def _readLine(self, line: str) -> None:
+        event = _event(line)
+        if event is None:
+            self._lastLine = line or self._lastLine
+            self._onLog(line)
+        elif event["event"] == "started":
+            self._pid = int(event["pid"])
+            if self._killing:  # killed before it could say who it is
+                killTree(self._pid)
+        elif event["event"] == "progress":
+            self._onProgress(event["stage"], event["done"], event["total"])
+        elif event["event"] == "result":
+            self._result = {key: value for key, value in event.items() if key != "event"}
+        elif event["event"] == "error":
+            self._error = event
+
+    def _finish(self, exitCode: int) -> None:
+        self._ended = True
+        self._beat.stop()
+        if exitCode == 0:
+            self._onFinished(Outcome(0, self._result))
+        elif self._killing or self._cancelFile.exists():
+            self._onFinished(Outcome(CANCELLED_EXIT_CODE, kind="cancelled", message=_("Cancelled.")))
+        elif self._error:
+            error = self._error
+            self._onFinished(Outcome(exitCode, self._result, error["kind"], error["message"], error.get("hint", "")))
+        else:
+            message = _("The command ended with exit code {code}: {line}").format(code=exitCode, line=self._lastLine)
+            self._onFinished(Outcome(exitCode, {}, "crash", message, _("The log below says more.")))
+
+
+def pythonExecutable() -> str:
+    """Slicer's own Python as a program; outside Slicer the Python that runs this."""
+    return shutil.which("PythonSlicer") or sys.executable
+
+
+def coreEnvironment() -> dict[str, str]:
+    """What a child needs to find `segviz_core` and to write UTF-8 at once, in any place and language."""
+    path = os.pathsep.join([str(corePath()), *filter(None, [os.environ.get("PYTHONPATH", "")])])
+    return {"PYTHONPATH": path, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def corePath() -> Path:
+    """The folder that holds `segviz_core`: beside the module when installed, one level up in a source tree."""
+    import segviz_core
+
+    return Path(segviz_core.__file__).resolve().parent.parent
+
+
+def killTree(pid: int) -> None:
+    """End process `pid` and all its descendants; nothing happens when it is gone."""
+    if os.name == "nt":
+        subprocess.run(["taskkill", "/PID", str(pid), "/T", "/F"], capture_output=True, check=False)
+        return
+    try:
+        os.killpg(pid, signal.SIGKILL)  # the child has made itself the leader of its group
+    except (ProcessLookupError, PermissionError):
+        logging.info(f"SegViz: process group {pid} has ended already")
+
+
+def makeJobFolder() -> Path:
+    """A new folder for the files of one job; its path has to be ASCII, or packages that read it break (Windows)."""
+    folder = slicer.util.tempDirectory("SegViz")
+    if os.name == "nt" and not folder.isascii():
+        import ctypes
+
+        buffer = ctypes.create_unicode_buffer(260)
+        if ctypes.windll.kernel32.GetShortPathNameW(folder, buffer, 260):  # type: ignore[attr-defined]
+            folder = buffer.value
+    return Path(folder)
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    if not line.startswith("{"):
+        return None
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None

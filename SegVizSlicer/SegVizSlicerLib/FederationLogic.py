@@ -1,0 +1,104 @@
+"""A site's part in a federation: check, join, follow, leave. The site is a detached process that outlives Slicer."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from SegVizSlicerLib.CoreProcess import CoreProcess, makeJobFolder
+from SegVizSlicerLib.SiteKit import KitInfo
+from SegVizSlicerLib.SiteRecord import SiteRecord, SiteStatus, isRunning
+
+
+class FederationLogic:
+    """One site per kit, in a folder of its own under `folder`; tests hand in what runs the commands."""
+
+    def __init__(self, folder: Path, startProcess: Callable[..., Any] = CoreProcess) -> None:
+        self._folder = folder
+        self._startProcess = startProcess
+        self._process: Any = None
+        self._record: SiteRecord | None = None
+        self.site: Path | None = self._runningSite()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a command of this logic is running; a joined site is none."""
+        return self._process is not None and self._process.running
+
+    def siteFolder(self, kit: KitInfo) -> Path:
+        """Where this kit's site keeps its state; the same kit finds it again."""
+        return self._folder / f"{kit.study}-{kit.site}-{kit.fingerprint[:8]}"
+
+    def check(self, cases: Path, labelValues: dict[str, tuple[int, ...]], **callbacks: Any) -> None:
+        """Read every case; the outcome's `cases` has one row each."""
+        arguments = ["check", str(cases), *labelArguments(labelValues)]
+        self._start(arguments, **callbacks)
+
+    def join(
+        self,
+        kit: KitInfo,
+        cases: Path,
+        labelValues: dict[str, tuple[int, ...]],
+        *,
+        cores: int,
+        flwrFolder: Path | None,
+        **callbacks: Any,
+    ) -> None:
+        """Start the site and wait until it is online; the user has given consent."""
+        site = self.siteFolder(kit)
+        site.mkdir(parents=True, exist_ok=True)
+        arguments = ["site", "join", str(kit.path), "--cases", str(cases), *labelArguments(labelValues)]
+        arguments += ["--consent", "--cores", str(cores), "--work", str(site)]
+        if flwrFolder is not None:
+            arguments += ["--flwr-folder", str(flwrFolder)]
+        self.site = site
+        self._start(arguments, **callbacks)
+
+    def leave(self, **callbacks: Any) -> None:
+        """Ask the site to leave; its heads and state stay for the next time."""
+        self._start(["site", "leave", "--work", str(self.site)], **callbacks)
+
+    def cancel(self) -> None:
+        """Stop a running check or join."""
+        if self.busy:
+            self._process.cancel()
+
+    def kill(self) -> None:
+        """End a running command; a site that is online goes on."""
+        if self.busy:
+            self._process.kill()
+
+    def joined(self) -> bool:
+        """Whether the supervisor of this site is running, whoever started it."""
+        return self.site is not None and isRunning(self.site)
+
+    def status(self) -> SiteStatus:
+        """Everything the window shows of the site; reads what its files have gained."""
+        if self.site is None:
+            return SiteStatus()
+        if self._record is None or self._record.site != self.site:
+            self._record = SiteRecord(self.site)
+        return self._record.read()
+
+    def _start(self, arguments: list[str], **callbacks: Any) -> None:
+        if self.busy:
+            raise ValueError(_("Please wait until the running command has ended."))
+        self._process = self._startProcess(arguments, makeJobFolder(), **callbacks)
+
+    def _runningSite(self) -> Path | None:
+        if not self._folder.is_dir():
+            return None
+        return next((site for site in sorted(self._folder.iterdir()) if isRunning(site)), None)
+
+
+def labelArguments(labelValues: dict[str, tuple[int, ...]]) -> list[str]:
+    """Label set and label values as options of the command line."""
+    values = [f"{organ}={','.join(str(value) for value in numbers)}" for organ, numbers in labelValues.items()]
+    return ["--label-set", ",".join(labelValues), "--label-values", *values]
+
+
+def defaultCores() -> int:
+    """Half of this computer: the person at it goes on working."""
+    return max(1, (os.cpu_count() or 2) // 2)

@@ -1,0 +1,1 @@
+"""What the SegViz module does, one file per concern; the module file only registers it."""
