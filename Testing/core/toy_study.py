@@ -1,91 +1,73 @@
-"""A study of a few numbers with sites that answer by arithmetic: final weights are known without training."""
+"""A study of a few numbers, for tests of the federation: real processes, no torch, final weights known beforehand."""
 
+import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import toy_trainer
 
-from segviz_core.federation.packets import Packet
+from segviz_core.federation.packets import Arrays
 from segviz_core.federation.settings import StudySettings
+from segviz_core.federation.state import StudyState
 from segviz_core.federation.study import Study, write_study
 from segviz_core.federation.synchronization import Template
 
-TEMPLATE = Template(
-    representation={
-        "w": ((4,), "float32"),
-        "bn.weight": ((2,), "float32"),
-        "bn.running_mean": ((2,), "float32"),
-        "bn.running_var": ((2,), "float32"),
-        "bn.num_batches_tracked": ((), "int64"),
-    },
-    norm=frozenset({"bn.weight", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked"}),
-    head={"w": ((2,), "float32")},
-)
-INITIAL = {
-    "w": np.zeros(4, np.float32),
-    "bn.weight": np.ones(2, np.float32),
-    "bn.running_mean": np.zeros(2, np.float32),
-    "bn.running_var": np.ones(2, np.float32),
-    "bn.num_batches_tracked": np.array(0, np.int64),
+_REPRESENTATION = {
+    "conv.weight": ((4, 3), "float32"),
+    "norm.weight": ((4,), "float32"),
+    "norm.running_mean": ((4,), "float32"),
+    "norm.running_var": ((4,), "float32"),
+    "norm.num_batches_tracked": ((), "int64"),
 }
+TEMPLATE = Template(
+    representation=_REPRESENTATION,
+    norm=frozenset(key for key in _REPRESENTATION if key.startswith("norm")),
+    head={"up.weight": ((3,), "float32")},
+)
 
 
-def toy_study(folder: Path, **settings) -> Study:
-    """A study in `folder` with toy weights: by default mode segviz+, two local chunks, three rounds."""
-    values = {"local_steps": 4, "local_chunks": 2, "rounds": 3, "steps_per_round": 2, "tune_steps": 1, **settings}
-    write_study(folder, StudySettings("toy", **values), TEMPLATE, INITIAL)
-    return Study(folder)
+def write_toy_study(folder: Path, **settings: Any) -> StudySettings:
+    """Write the study of TEMPLATE: all weights 1, one step per round."""
+    initial = {key: np.ones(shape, dtype) for key, (shape, dtype) in _REPRESENTATION.items()}
+    study = StudySettings(
+        name="toy",
+        mode="segviz-fedavg",
+        network={"channels": [4, 8], "strides": [2], "num_res_units": 1},
+        patch_size=(4, 4, 4),
+        steps_per_round=1,
+        **settings,
+    )
+    write_study(folder, study, TEMPLATE, initial)
+    return study
 
 
-class ToySite:
-    """Adds `step` to every shared weight and 1 to its heads in each round; experts are constant."""
-
-    def __init__(self, site: str, organs: str, *, step: float, cases: int = 5, contract: str) -> None:
-        self.site, self.organs, self.step, self.cases, self.contract = site, organs.split(","), step, cases, contract
-        self.requests: list[Packet] = []
-
-    def __call__(self, request: Packet) -> Packet:
-        self.requests.append(request)
-        same = {name: request.settings[name] for name in ("stage", "round", "mode")}
-        counts = {f"cases/{organ}": float(self.cases) for organ in self.organs}
-        dice = {f"dice/{organ}": 0.5 for organ in self.organs}
-        heads = {f"head/{organ}": {"w": np.full(2, self.step, np.float32)} for organ in self.organs}
-        trained = {"loss": 1.0, "steps": 2.0} | dice
-        if request.stage == "declare":
-            return Packet(
-                {**same, "site": self.site, "organs": ",".join(self.organs), "contract": self.contract, "version": "1"},
-                {},
-                counts,
-            )
-        if request.stage == "train-local":
-            return Packet(same, {}, trained)
-        if request.stage == "expert":
-            theta = {
-                key: np.full(shape, 10 * self.step).astype(dtype)
-                for key, (shape, dtype) in TEMPLATE.representation.items()
-            }
-            return Packet(same, {"representation": theta} | heads, dice)
-        if request.stage == "train":
-            return Packet(same, self._trained(request), trained | counts)
-        if request.stage == "tune":
-            own = {name: request.arrays[name] for name in heads}
-            calibration = {f"{n}/{o}": v for o in self.organs for n, v in (("temperature", 2.0), ("threshold", 0.4))}
-            return Packet(same, own, calibration)
-        return Packet(same, {}, dice if request.stage == "evaluate" else {})
-
-    def _trained(self, request: Packet) -> dict:
-        fedbn = request.settings["mode"] == "segviz-fedbn"
-        theta, heads = request.arrays["representation"], request.heads()
-        update = {k: np.full(shape, self.step, np.float32) for k, (shape, _) in TEMPLATE.shared(fedbn=fedbn).items()}
-        norm = {k: np.asarray(theta[k] + 1).astype(theta[k].dtype) for k in TEMPLATE.own_norm(fedbn=fedbn)}
-        start = {organ: heads.get(organ, {"w": np.zeros(2, np.float32)})["w"] for organ in self.organs}
-        return {"update": update, "norm": norm} | {f"head/{o}": {"w": w + np.float32(1)} for o, w in start.items()}
+def reference(folder: Path, sites: Mapping[str, Sequence[str]], **settings: Any) -> StudyState:
+    """The state that the toy study ends with when `sites` (name -> organs) answer every round, in one process."""
+    contract = write_toy_study(folder, **settings).contract.hash
+    study, names = Study(folder), {str(node): site for node, site in enumerate(sorted(sites), start=1)}
+    while not study.finished:
+        for node, request in study.requests(list(names)).items():
+            reply = toy_trainer.answer(request, site=names[node], organs=list(sites[names[node]]), contract=contract)
+            study.accept(node, reply)
+        study.close_round(seconds=0.0, rejected={})
+    return study.state
 
 
-def toy_sites(study: Study) -> dict[str, ToySite]:
-    """Three sites by node id; the liver is annotated at two of them."""
-    contract = study.settings.contract.hash
-    return {
-        "11": ToySite("north", "liver", step=1.0, cases=3, contract=contract),
-        "22": ToySite("south", "spleen", step=2.0, cases=9, contract=contract),
-        "33": ToySite("west", "liver,kidneys", step=6.0, cases=1, contract=contract),
-    }
+def assert_same_weights(found: StudyState, expected: StudyState) -> None:
+    """Representation and heads agree within 1e-6."""
+    assert set(found.heads) == set(expected.heads)
+    pairs: list[tuple[Arrays, Arrays]] = [(found.representation, expected.representation)]
+    pairs += [(found.heads[organ], expected.heads[organ]) for organ in expected.heads]
+    for one, other in pairs:
+        assert set(one) == set(other)
+        for key in other:
+            np.testing.assert_allclose(one[key], other[key], rtol=0, atol=1e-6, err_msg=key)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

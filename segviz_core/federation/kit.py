@@ -77,8 +77,6 @@ def read_kit(path: Path) -> Kit:
         )
     try:
         site = SiteSettings.from_dict(values["site"])
-    except InputError:
-        raise
     except Exception as error:
         raise _damaged("its settings cannot be read") from error
     if values["contract_hash"] != site.contract.hash:

@@ -6,11 +6,12 @@ its own, so 138 arrays would cost 138 round trips per hop, and equal groups of s
 
 from typing import Any
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from safetensors.numpy import load, save
 
 from segviz_core.federation.guard import Rejected
-from segviz_core.federation.packets import Packet
+from segviz_core.federation.packets import Arrays, Packet
 from segviz_core.federation.trainer_socket import ERRORS
 
 _KIND = "safetensors"
@@ -18,7 +19,7 @@ _KIND = "safetensors"
 
 def to_record(packet: Packet) -> RecordDict:
     """The records of `packet`."""
-    groups = {name: _blob(save(arrays)) for name, arrays in packet.arrays.items()}
+    groups = {name: _blob(arrays) for name, arrays in packet.arrays.items()}
     return RecordDict(
         {
             "settings": ConfigRecord(dict(packet.settings)),
@@ -52,5 +53,7 @@ def error_record(code: str) -> RecordDict:
     return RecordDict({"error": ConfigRecord({"code": code})})
 
 
-def _blob(data: bytes) -> Any:
+def _blob(arrays: Arrays) -> Any:
+    contiguous = {key: np.asarray(array, order="C") for key, array in arrays.items()}  # safetensors reads plain memory
+    data = save(contiguous)
     return Array(dtype="uint8", shape=(len(data),), stype=_KIND, data=data)

@@ -1,0 +1,89 @@
+"""The contract with Flower's private names that the gate replaces. If this fails, Flower was changed: see the message.
+
+That code from the coordinator does not run is shown by a real run in test_site.py.
+"""
+
+import inspect
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import flwr.supernode.runtime.run_clientapp as runtime
+import flwr.supernode.start_client_internal as node
+import pytest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
+from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
+from flwr.supercore.superexec.plugin import AutoExecPlugin
+
+from segviz_core.federation import gate
+from segviz_core.federation.flower_process import PROGRAMS, command
+from segviz_core.federation.kit import FLWR_VERSION
+
+WHAT_TO_DO = (
+    f"The gate was written for Flower {FLWR_VERSION}. Go back to that version, or read the changed file, adapt "
+    "segviz_core/federation/gate.py and flower_process.py, run every test of the federation, and move FLWR_VERSION."
+)
+
+
+def test_installed_flower_is_the_pinned_one() -> None:
+    assert version("flwr") == FLWR_VERSION, WHAT_TO_DO
+
+
+def test_the_client_app_process_has_the_names_that_the_gate_replaces() -> None:
+    source = inspect.getsource(runtime.run_clientapp)
+    for call in (
+        "install_from_fab(fab.content, skip_prompt=True)",
+        "get_project_dir(run.fab_id, run.fab_version, fab.hash_str)",
+        "get_load_client_app_fn(\n",
+        "client_app: ClientApp = load_client_app_fn(",
+    ):
+        assert call in source, WHAT_TO_DO
+
+
+def test_the_superexec_has_the_names_that_the_gate_replaces() -> None:
+    assert list(inspect.signature(SubprocessExecutor.launch).parameters) == ["self", "spec"], WHAT_TO_DO
+    assert isinstance(AutoExecPlugin.supported_task_types, frozenset), WHAT_TO_DO
+    wanted = {"task_type", "token", "runtime_api_address", "insecure", "root_certificates_path"}
+    assert wanted <= set(ExecutionSpec.__dataclass_fields__), WHAT_TO_DO
+    assert callable(LaunchResult.accepted), WHAT_TO_DO
+    assert callable(LaunchResult.failed), WHAT_TO_DO
+    assert {TaskType.SERVER_APP, TaskType.CLIENT_APP} < set(TaskType), WHAT_TO_DO
+
+
+def test_the_node_sleeps_through_its_own_time_module() -> None:
+    assert "time.sleep(3)" in inspect.getsource(node.start_client_internal), WHAT_TO_DO
+
+
+def test_another_version_of_flower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "version", lambda _: "1.42.0")
+    with pytest.raises(RuntimeError, match=r"Expected Flower 1\.41\.0, found 1\.42\.0"):
+        gate.run_superexec("server-app")
+
+
+def test_every_program_starts_by_python_alone(tmp_path: Path) -> None:
+    """No console script of Flower is on PATH."""
+    environment = {"PATH": "", "FLWR_HOME": str(tmp_path)}
+    pipe = subprocess.PIPE  # an input that stays open: a closed one means that the parent is gone
+    with subprocess.Popen(command("supernode", None, "--version"), env=environment, stdin=pipe, stdout=pipe) as child:
+        assert child.stdout is not None
+        assert FLWR_VERSION.encode() in child.stdout.read()
+    assert set(PROGRAMS) == {
+        "superlink",
+        "supernode",
+        "server-superexec",
+        "site-superexec",
+        "server-app",
+        "client-app",
+        "flwr",
+    }
+
+
+def test_flower_in_a_private_folder_must_bring_its_own_cryptography(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command("supernode", tmp_path, "--version"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"expected cryptography from {tmp_path}" in done.stderr

@@ -1,0 +1,165 @@
+"""The server's loop against a Grid in memory: what sites send, when they are late, when they are gone."""
+
+import itertools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_trainer
+from flwr.app import Error, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from toy_study import assert_same_weights, reference, write_toy_study
+
+from segviz_core.errors import InputError, SegVizError
+from segviz_core.federation import records, strategy
+from segviz_core.federation.strategy import conduct
+from segviz_core.federation.study import Study
+
+SITES = {1: "north", 2: "south"}
+ORGANS = {"north": ["liver"], "south": ["spleen"]}
+
+Answer = Callable[[int, Message], Message | None]
+
+
+class MemoryGrid:
+    """Flower's Grid without processes: `answer` gives the reply of a node, or None for silence."""
+
+    def __init__(self, answer: Answer, online: Callable[[], list[int]] = lambda: list(SITES)) -> None:
+        self._answer, self.get_node_ids = answer, online
+        self._replies: dict[str, Message] = {}
+        self._ids = (str(number) for number in itertools.count())
+        self.pushed: list[Message] = []
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            self.pushed.append(message)
+            ids.append(next(self._ids))
+            message.metadata.__dict__["_message_id"] = ids[-1]
+            if reply := self._answer(message.metadata.dst_node_id, message):
+                self._replies[ids[-1]] = reply
+        return ids
+
+    def pull_messages(self, ids: Iterable[str]) -> list[Message]:
+        return [self._replies.pop(name) for name in ids if name in self._replies]
+
+
+def honest(node: int, message: Message) -> Message:
+    request, site = records.from_record(message.content), SITES[node]
+    settings = {"site": site, "organs": ORGANS[site], "contract": contract()}
+    return Message(records.to_record(toy_trainer.answer(request, **settings)), reply_to=message)
+
+
+def contract() -> str:
+    from segviz_core.contract import DataContract
+
+    return DataContract().hash
+
+
+def play(folder: Path, grid: MemoryGrid, **settings: Any) -> tuple[Study, list[dict[str, Any]]]:
+    write_toy_study(folder, **{"rounds": 2, "min_sites": 2, "wait_seconds": 0.5, "round_timeout": 30.0, **settings})
+    study, published = Study(folder), []
+    conduct(grid, study, publish=published.append)  # type: ignore[arg-type]
+    return study, published
+
+
+@pytest.fixture(autouse=True)
+def _run_without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategy, "POLL_S", 0.01)
+    for name in ("_run_id", "_node_id", "_task_id"):  # Flower's processes have these from their task
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+def test_rounds_end_with_the_weights_of_the_study_alone(tmp_path: Path) -> None:
+    study, published = play(tmp_path / "grid", MemoryGrid(honest))
+    assert study.finished
+    assert_same_weights(study.state, reference(tmp_path / "alone", ORGANS, rounds=2, min_sites=2))
+    assert {row["state"] for row in published} == {"running"}
+
+
+def test_messages_live_as_long_as_their_round(tmp_path: Path) -> None:
+    grid = MemoryGrid(honest)
+    play(tmp_path, grid, round_timeout=17.0)
+    assert {message.metadata.ttl for message in grid.pushed} == {17.0}
+
+
+def test_history_has_seconds_and_bytes_of_every_round(tmp_path: Path) -> None:
+    study, _ = play(tmp_path, MemoryGrid(honest))
+    rows = study.history()
+    assert [row["round"] for row in rows] == [1, 2, 3, 4]
+    assert all(row["seconds"] >= 0 for row in rows)
+    assert all(row["sites"]["north"]["bytes_received"] > 0 for row in rows if row["stage"] == "train")
+
+
+@pytest.mark.parametrize(
+    "spoil, reason",
+    [
+        (lambda message: Message(Error(2, "/data/DOE_JOHN.nii.gz"), reply_to=message), "ClientApp raised an error"),
+        (lambda message: Message(Error(5, "x"), reply_to=message), "went offline during the round"),
+        (lambda message: Message(Error(8, "x"), reply_to=message), "ended without a reply"),
+        (lambda message: Message(Error(77, "x"), reply_to=message), "Flower error 77"),
+        (lambda message: Message(RecordDict(), reply_to=message), "cannot be read"),
+        (lambda message: Message(records.error_record("stopped"), reply_to=message), "the site stopped the work"),
+        (lambda message: None, "no reply within 1 s"),
+    ],
+    ids=["raises", "offline", "exits", "other error", "nothing in it", "error code", "silent"],
+)
+def test_bad_reply_is_rejected_by_name_and_the_round_goes_on(
+    tmp_path: Path, spoil: Callable[[Message], Message | None], reason: str
+) -> None:
+    def south_spoils_round_2(node: int, message: Message) -> Message | None:
+        bad = SITES[node] == "south" and message.content["settings"]["round"] == 2
+        return spoil(message) if bad else honest(node, message)
+
+    study, _ = play(tmp_path, MemoryGrid(south_spoils_round_2), round_timeout=1.0)
+    assert study.finished
+    rejected = {row["round"]: row["rejected"] for row in study.history() if row["rejected"]}
+    assert list(rejected) == [2]
+    assert list(rejected[2]) == ["south"]
+    assert reason in rejected[2]["south"]
+    assert "DOE_JOHN" not in str(study.history())
+
+
+def test_unexpected_error_of_one_reply_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept = Study.accept
+
+    def accept_or_crash(study: Study, node: str, reply: Any) -> None:
+        if node == "2" and study.number == 2:
+            raise MemoryError
+        accept(study, node, reply)
+
+    monkeypatch.setattr(Study, "accept", accept_or_crash)
+    study, _ = play(tmp_path, MemoryGrid(honest))
+    assert study.history()[1]["rejected"] == {"south": "its reply cannot be used (MemoryError)"}
+
+
+def test_too_few_sites_end_the_wait_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Round 1 \(declare\) waits for 1 more site: not online after 0 s"):
+        play(tmp_path, MemoryGrid(honest, online=lambda: [1]), wait_seconds=0.1)
+    assert Study(tmp_path).state.finished == 0
+
+
+def test_study_goes_on_after_a_wait_in_vain(tmp_path: Path) -> None:
+    online = [1, 2]
+
+    def south_leaves(node: int, message: Message) -> Message:
+        if message.content["settings"]["round"] == 2:
+            online[:] = [1]
+        return honest(node, message)
+
+    with pytest.raises(InputError, match=r"Round 3 \(train\) waits for 1 more site"):
+        play(tmp_path, MemoryGrid(south_leaves, online=lambda: online), wait_seconds=0.1)
+    study = Study(tmp_path)
+    assert study.number == 3
+    conduct(MemoryGrid(honest), study, publish=lambda _: None)  # type: ignore[arg-type]
+    assert [row["round"] for row in study.history()] == [1, 2, 3, 4]
+    assert_same_weights(study.state, reference(tmp_path / "alone", ORGANS, rounds=2, min_sites=2))
+
+
+def test_round_that_nobody_answers_is_given_up_by_name(tmp_path: Path) -> None:
+    def nobody_in_round_2(node: int, message: Message) -> Message | None:
+        return None if message.content["settings"]["round"] == 2 else honest(node, message)
+
+    with pytest.raises(SegVizError, match=r"Round 2 \(train\) had 3 attempts"):
+        play(tmp_path, MemoryGrid(nobody_in_round_2), round_timeout=0.05)
