@@ -174,8 +174,15 @@ def killTree(pid: int) -> None:
 
 
 def makeJobFolder() -> Path:
-    """A new folder for the files of one job; its path has to be ASCII, or packages that read it break (Windows)."""
+    """A new folder for the files of one job; its path has to be ASCII, or packages that read it break (Windows).
+
+    Raises:
+        RuntimeError: the temporary folder cannot be written to.
+    """
     folder = slicer.util.tempDirectory("SegViz")
+    if not os.access(folder, os.W_OK):
+        text = _("The temporary folder {path} cannot be written to: choose another one in the application settings.")
+        raise RuntimeError(text.format(path=slicer.app.temporaryPath))
     if os.name == "nt" and not folder.isascii():
         import ctypes
 

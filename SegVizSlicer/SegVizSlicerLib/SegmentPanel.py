@@ -14,17 +14,16 @@ from SegVizSlicerLib.SegmentationLogic import Options, Result, SegmentationLogic
 from SegVizSlicerLib.State import State, explain
 
 STAGES = {
+    "read": _("Reading the CT"),
     "prepare": _("Preparing the CT"),
-    "load network": _("Loading the model"),
     "network": _("Finding the organs: window {done} of {total}"),
     "restore": _("Back to the grid of the CT"),
-    "merge": _("Back to the grid of the CT"),
     "write": _("Writing the result"),
     "import": _("Showing the organs"),
 }
 """Words for the stages that `segment` reports; an unknown one is shown as it is."""
 
-SHARES = {"prepare": 10, "load network": 5, "network": 75, "restore": 8, "merge": 8, "write": 1, "import": 1}
+SHARES = {"read": 2, "prepare": 13, "network": 75, "restore": 8, "write": 1, "import": 1}
 """Percent of the bar per stage, from measured times on a CPU: the bar never goes back."""
 
 
@@ -210,7 +209,7 @@ class SegmentPanel:
             if name == stage:
                 ui.progressBar.setValue(int(max(ui.progressBar.value, before + share * done / max(1, total))))
                 break
-            before += 0 if name == "merge" else share
+            before += share
         ui.statusLabel.setText(STAGES.get(stage, stage).format(done=done, total=total))
 
     def _finished(self, ended: Result | Outcome) -> None:

@@ -92,7 +92,7 @@ class SegmentationLogic:
                 node = importSegmentation(folder / "organs.nrrd", reference, model, options=options, output=output)
                 seconds["import"] = time.perf_counter() - began
                 volumes, notFound = measuredVolumes(node, model, options)
-                onFinished(Result(node, volumes, notFound, check.warning, seconds | outcome.result.get("seconds", {})))
+                onFinished(Result(node, volumes, notFound, check.warning, seconds | outcome.result.get("stages", {})))
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 

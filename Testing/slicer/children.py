@@ -1,0 +1,77 @@
+"""Real child processes as Slicer starts them: a stand-in for PythonSlicer's launcher, and a model to segment with.
+
+The launcher stays as the parent of Python and puts Slicer's own site-packages before everything else on the path
+(slicer.md section 3). Of those, cryptography stands for all that Flower cannot use: here it raises when imported, so that
+Flower has to come with its own. (packaging and typing_extensions are needed by torch and monai too, in Slicer's versions.)
+"""
+
+import functools
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scenes import ROOT
+
+SHADOWS = ("cryptography",)
+
+
+@functools.cache
+def child_python() -> str:
+    """A Python that has the packages of segmenting: this one, or the project's environment."""
+    if importlib.util.find_spec("torch") is not None:
+        return sys.executable
+    python = ROOT / ".venv" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("real processes need torch: run `make test` once")
+    return str(python)
+
+
+def write_launcher(folder: Path, *, shadows: tuple[str, ...] = ()) -> Path:
+    """Write PythonSlicer into `folder`; with `shadows` Slicer's versions of these packages come first."""
+    packages = folder / "slicer-packages"
+    packages.mkdir(parents=True)
+    for name in shadows:
+        (packages / f"{name}.py").write_text(f'raise ImportError("this is Slicer\'s {name}, of another version")\n')
+    launcher = folder / "PythonSlicer"
+    launcher.write_text(
+        f'#!/bin/sh\nPYTHONPATH="{packages}:$PYTHONPATH"\nexport PYTHONPATH\n"{child_python()}" "$@"\nexit $?\n'
+    )
+    launcher.chmod(0o755)
+    return launcher
+
+
+@functools.cache
+def demo_model() -> Path:
+    """The model of `make demo` where it has been made."""
+    path = ROOT / "demo" / "meta_model.safetensors"
+    if not path.exists():
+        pytest.skip("no demo/meta_model.safetensors: run `make demo` once")
+    return path
+
+
+def make_random_model(path: Path) -> Path:
+    """A small model with random weights: right in form, and no cleverer than that."""
+    program = (
+        f"import sys; sys.path[:0] = [{str(ROOT / 'Testing' / 'core')!r}, {str(ROOT)!r}]\n"
+        f"from pathlib import Path\nfrom random_model import random_model\nrandom_model().save(Path({str(path)!r}))\n"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run([child_python(), "-c", program], check=True, timeout=120)
+    return path
+
+
+def descendants(word: str) -> list[int]:
+    """Process ids of all processes whose command line contains `word` (Linux)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().decode(errors="replace")
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if word in line and state != "Z":
+                found.append(int(entry.name))
+    return found
