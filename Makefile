@@ -17,7 +17,8 @@ demo:
 test:
 	@$(HOST_PYTHON) Testing/system_packages.py
 	@$(SETUP) test
-	.venv/bin/python -m pytest --cov --cov-report=term-missing:skip-covered
+	.venv/bin/python -m pytest Testing/core --cov --cov-report=term-missing:skip-covered
+	.venv/bin/python -m pytest Testing/slicer
 	@$(MAKE) --no-print-directory test-312
 
 # What needs no torch, on Slicer's Python; Testing/core/conftest.py leaves out the rest.

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PREFERRED = ("3.11", "3.12", "3.13", "3.14")
 """Order of preference: the oldest first, because the pinned versions are tested with it."""
 
-DISK_GB = {"demo": 4, "test": 4, "test-312": 1}
+DISK_GB = {"demo": 4, "test": 5, "test-312": 1}
 """Free space an environment needs while it is built (measured with the CPU wheel of torch)."""
 
 CUDA_GB = 8

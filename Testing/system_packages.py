@@ -28,9 +28,13 @@ def installed(package: str) -> bool:
     """Whether dpkg has `package`; on a system without dpkg the tests themselves have to find out."""
     if shutil.which("dpkg-query") is None:
         return True
+    names = (package, f"{package}t64")  # Debian 13 renamed libraries when it widened time_t; apt knows both names
+    return any(_status(name) == b"installed" for name in names)
+
+
+def _status(package: str) -> bytes:
     query = ["dpkg-query", "--show", "--showformat=${db:Status-Status}", package]
-    answer = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
-    return answer.stdout == b"installed"
+    return subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False).stdout
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ import system_packages
 
 @pytest.fixture
 def dpkg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dpkg-query that knows libfirst as installed, libgone as removed and nothing else."""
+    """A dpkg-query that knows libfirst and libtimet64 as installed, libgone as removed and nothing else."""
     query = tmp_path / "dpkg-query"
-    query.write_text(
-        '#!/bin/sh\ncase "$3" in libfirst) printf installed ;; libgone) printf config-files ;; *) exit 1 ;; esac\n'
-    )
+    known = "libfirst|libtimet64) printf installed ;; libgone) printf config-files ;;"
+    query.write_text(f'#!/bin/sh\ncase "$3" in {known} *) exit 1 ;; esac\n')
     query.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
 
@@ -36,7 +35,7 @@ def test_nothing_is_said_when_all_are_there(
     dpkg: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listed = tmp_path / "apt.txt"
-    listed.write_text("libfirst\n")
+    listed.write_text("libfirst\nlibtime\n")
     monkeypatch.setattr(system_packages, "LIST", listed)
     assert system_packages.main() == 0
     assert capsys.readouterr().err == ""
