@@ -36,7 +36,8 @@ def run_superexec(task: str, *, site: Path | None = None) -> None:
 
     allowed = {"server-app": TaskType.SERVER_APP, "client-app": TaskType.CLIENT_APP}[task]
     folder = read_site(site)["flwr_folder"] if site else ""
-    tasks = _Tasks([sys.executable, *COMMAND, task, folder, *([str(site)] if site else [])])
+    command = [sys.executable, *COMMAND, task, folder, *([str(site)] if site else [])]
+    tasks = _Tasks(command, ahead=site is not None)
 
     def launch(self: Any, spec: Any) -> Any:
         if spec.task_type != allowed:
@@ -52,22 +53,22 @@ def run_superexec(task: str, *, site: Path | None = None) -> None:
 
 
 class _Tasks:
-    """Starts tasks in processes that were started ahead, so that a round does not wait for Python's imports."""
+    """Starts a process per task; `ahead` of it, so that a round does not wait for Python's imports."""
 
-    def __init__(self, command: list[str]) -> None:
-        self._command = command
-        self._spare: subprocess.Popen[bytes] | None = self._new()
+    def __init__(self, command: list[str], *, ahead: bool) -> None:
+        self._command, self._ahead = command, ahead
+        self._spare = self._new() if ahead else None
 
     def start(self, arguments: list[str]) -> None:
-        """Give the task to the waiting process and start the next one, which loads while this one works."""
+        """Give the task to the waiting process, and start the next one, which loads while this one works."""
         process, self._spare = self._spare, None
         if process is None or process.poll() is not None:
             process = self._new()
         assert process.stdin is not None
         process.stdin.write(json.dumps(arguments).encode() + b"\n")
-        process.stdin.close()
+        process.stdin.flush()  # and stays open: the task ends with us
         threading.Thread(target=_report_end, args=(process,), daemon=True).start()
-        self._spare = self._new()
+        self._spare = self._new() if self._ahead else None
 
     def _new(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self._command, stdin=subprocess.PIPE)
