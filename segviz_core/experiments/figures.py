@@ -101,7 +101,7 @@ def _draw_plane(panel: Axes, ct: NDArray[Any], labels: NDArray[Any], aspect: flo
         panel.contour(mask, levels=[0.5], colors=["black"], linewidths=3.2, alpha=0.6)
         panel.contour(mask, levels=[0.5], colors=[color], linewidths=1.8)
         rows, columns = np.nonzero(mask)
-        above = (columns.min() + columns.max()) / 2, max(rows.min() - 1.0, 0.07 * len(mask))
+        above = columns[rows == rows.min()].mean(), max(rows.min() - 1.0, 0.07 * len(mask))
         panel.annotate(organ.title, above, color="white", fontsize=10, ha="center", va="bottom", path_effects=_HALO)
     edges = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.97), (0.5, 0.03))
     alignments = (("left", "center"), ("right", "center"), ("center", "top"), ("center", "bottom"))

@@ -96,7 +96,10 @@ def _organ_table(summary: Mapping[str, Any], case: str) -> str:
     rows.append(["Mean", _decimal(summary["dice"]["mean"]), "", "", "", ""])
     all_cases = f"Dice, {summary['test_cases']} unseen CTs"
     heads = ["Organ", all_cases, "Dice, this CT", "Volume found", "True volume", "Off by"]
-    caption = "Agreement with the truth: Dice is 1 for equal outlines, 0 for no overlap."
+    caption = (
+        "Agreement with the truth: Dice is 1 for equal outlines, 0 for no overlap. The mean over the unseen CTs counts "
+        "those that show the organ."
+    )
     return f"<h2>Organs</h2>{table(caption, heads, rows)}"
 
 
@@ -106,7 +109,8 @@ def _curves_section(history: Sequence[Mapping[str, Any]]) -> str:
 <h2>Learning</h2>
 <figure><img src="{data_uri(learning_curves(history))}" alt="{escape(text)}">
 <figcaption>First every site trains alone, on its own organ (an expert). Then the experts label what the other sites did
-not annotate, and all sites train one model together.</figcaption></figure>"""
+not annotate, and all sites train one model together; from there on the loss counts the experts' labels too.
+</figcaption></figure>"""
 
 
 def _site_table(history: Sequence[Mapping[str, Any]]) -> str:
