@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from toy_study import ToySite, toy_sites, toy_study
+from toy_sites import ToySite, toy_sites, toy_study
 
 from segviz_core.errors import InputError, SegVizError
 from segviz_core.experiments.runner import run_study
