@@ -43,6 +43,7 @@ class SegVizSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.window: Any = None
         self._parameterNode: Any = None
         self._guiTag: Any = None
+        self._reloading = False
 
     def setup(self) -> None:
         """Load the .ui file and hand its widgets to the window."""
@@ -67,7 +68,7 @@ class SegVizSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameterNode(None)
         self.removeObservers()
         if self.window is not None:
-            self.window.cleanup()
+            self.window.cleanup(closing=not self._reloading)
 
     def enter(self) -> None:
         """The module is shown."""
@@ -79,6 +80,7 @@ class SegVizSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onReload(self) -> None:
         """Developer's reload: the library modules too, or old code would go on."""
+        self._reloading = True
         for name in [name for name in sys.modules if name.split(".")[0] == "SegVizSlicerLib"]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)

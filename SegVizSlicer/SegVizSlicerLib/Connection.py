@@ -34,13 +34,13 @@ def connectionProblem(address: str, certificate: str) -> str:
             context.wrap_socket(plain, server_hostname=host),
         ):
             return ""
-    except ValueError as error:
-        return str(error)
     except ssl.SSLCertVerificationError as error:
         text = _("The coordinator's certificate does not belong to this kit ({why}).")
         return text.format(why=error.verify_message)
     except ssl.SSLError:
         return _("{address} answers, but not as a coordinator: check the port.").format(address=address)
+    except ValueError as error:  # of splitAddress; the errors of ssl above are ValueErrors too
+        return str(error)
     except socket.gaierror:
         return _("There is no computer named {host}: check the address.").format(host=host)
     except ConnectionRefusedError:

@@ -1,6 +1,7 @@
 """A site's part in a federation: check, join, follow, leave. The site is a detached process that outlives Slicer."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,16 @@ class FederationLogic:
     def joined(self) -> bool:
         """Whether the supervisor of this site is running, whoever started it."""
         return self.site is not None and isRunning(self.site)
+
+    def metaModels(self) -> list[Path]:
+        """Meta-models that the finished study has sent to this site."""
+        return sorted(self.site.glob("meta_model*.safetensors")) if self.site is not None else []
+
+    def forgetSite(self) -> None:
+        """Delete all that the site keeps on this computer; it must not be running."""
+        if self.site is not None:
+            shutil.rmtree(self.site, ignore_errors=True)
+        self.site, self._record = None, None
 
     def status(self) -> SiteStatus:
         """Everything the window shows of the site; reads what its files have gained."""

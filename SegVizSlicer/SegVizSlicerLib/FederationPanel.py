@@ -9,80 +9,74 @@ from slicer.i18n import tr as _
 
 from SegVizSlicerLib import ConsentDialog as consent
 from SegVizSlicerLib import SiteCases
-from SegVizSlicerLib.Connection import splitAddress, testConnection
+from SegVizSlicerLib.Connection import testConnection
 from SegVizSlicerLib.CoreProcess import Outcome
+from SegVizSlicerLib.Dependencies import askUser
 from SegVizSlicerLib.FederationLogic import FederationLogic, defaultCores
-from SegVizSlicerLib.HistoryPlot import HistoryPlot
+from SegVizSlicerLib.LabelSetTable import LabelSetTable
+from SegVizSlicerLib.RoundsView import RoundsView, estimateText
 from SegVizSlicerLib.SiteKit import KitInfo, assembleKit, certificateOf, readKit
-from SegVizSlicerLib.SiteRecord import SiteStatus
 from SegVizSlicerLib.State import explain
 
 FOLLOW_MS = 500
-HISTORY_COLUMNS = 7
-OTHER = "other"
-
-STAGES = {
-    "declare": _("Telling the coordinator about this site"),
-    "train-local": _("Training on this site's organs"),
-    "expert": _("Sending this site's expert"),
-    "label": _("Labelling the organs of other sites"),
-    "train": _("Training together"),
-    "tune": _("Tuning the heads"),
-    "evaluate": _("Measuring on the validation cases"),
-    "cases": _("Reading the cases"),
-}
 
 
 class FederationPanel:
-    """Reads the widgets of the section, runs the logic, follows the site."""
+    """Reads the widgets of the section, runs the logic, follows the site.
 
-    def __init__(self, window: Any, logic: FederationLogic, *, askConsent: Any = consent.askConsent) -> None:
+    `askConsent(kit, organs, parent)` and `ask(question)` get a person's answer; tests hand in their own.
+    """
+
+    def __init__(
+        self, window: Any, logic: FederationLogic, *, askConsent: Any = consent.askConsent, ask: Any = askUser
+    ) -> None:
         self.window, self.logic = window, logic
-        self.askConsent = askConsent
+        self.askConsent, self.ask = askConsent, ask
         self.kit: KitInfo | None = None
         self._kitProblem = ""
         self._checked: tuple[Any, ...] = ()
         self._badCases = 0
-        self._connected: tuple[str, str] = ("", "")
-        self._plot = HistoryPlot()
+        self._connected: tuple[str, ...] = ()
         self._imported: set[Path] = set()
         ui = window.ui
+        self.labelSet = LabelSetTable(ui.labelSetSelector, ui.labelTable, window.updateGUI)
+        self.rounds = RoundsView(ui)
         ui.kitPath.currentPathChanged.connect(lambda path: self.chooseKit(Path(path)))
         for field in (ui.certificatePath, ui.keyPath):
             field.currentPathChanged.connect(lambda _path: self._choosePart())
         ui.addressEdit.textChanged.connect(lambda _text: window.updateGUI())
         ui.casesPath.currentPathChanged.connect(self._casesChosen)
-        ui.labelSetSelector.currentIndexChanged.connect(lambda *_a: self._labelSetChosen())
-        ui.labelTable.itemChanged.connect(lambda _item: window.updateGUI())
         ui.addCaseButton.clicked.connect(lambda *_a: self.addCase())
         ui.checkCasesButton.clicked.connect(lambda *_a: self.checkCases())
         ui.testConnectionButton.clicked.connect(lambda *_a: self.testConnection())
         ui.consentButton.clicked.connect(lambda *_a: self.showConsent())
         ui.withdrawButton.clicked.connect(lambda *_a: self.withdraw())
         ui.joinButton.clicked.connect(lambda *_a: self.joinOrLeave())
-        ui.plotButton.clicked.connect(lambda *_a: self._plot.show(self.logic.status()))
-        for table in (ui.labelTable, ui.casesTable, ui.historyTable):
-            table.verticalHeader().hide()
-            table.horizontalHeader().setStretchLastSection(True)
-        for widget in (ui.casesTable, ui.roundProgressBar, ui.stepProgressBar, ui.historyTable, ui.plotButton):
-            widget.setVisible(False)
+        ui.casesTable.verticalHeader().hide()
+        ui.casesTable.horizontalHeader().setStretchLastSection(True)
+        ui.casesTable.setVisible(False)
         self._timer = qt.QTimer()
         self._timer.setInterval(FOLLOW_MS)
         self._timer.timeout.connect(self.follow)
 
-    # -- what the user chose
+    def restore(self) -> None:
+        """Fill in what the user chose last time, and follow a site that is still running."""
+        ui, settings, policy = self.window.ui, qt.QSettings(), self.window.policy
+        self.labelSet.offer(())
+        ui.casesPath.setCurrentPath(str(settings.value("SegViz/cases", "") or ""))
+        ui.coresSpinBox.setValue(int(settings.value("SegViz/cores", defaultCores())))
+        if policy.address:
+            ui.addressEdit.setText(policy.address)
+        if policy.certificate:
+            ui.certificatePath.setCurrentPath(policy.certificate)
+        kit = str(settings.value("SegViz/kit", "") or "")
+        if kit and Path(kit).exists():
+            ui.kitPath.setCurrentPath(kit)
+        if self.joined():
+            self._timer.start()
+            self.follow()
 
-    def organs(self) -> tuple[str, ...]:
-        """Names of the organs in the label set table."""
-        return tuple(row[0] for row in self._labelRows() if row[0])
-
-    def annotations(self) -> list[SiteCases.Annotation]:
-        """The label set with this site's own values and names.
-
-        Raises:
-            ValueError: a field of the table cannot be read.
-        """
-        return [SiteCases.parseAnnotation(organ, text) for organ, text in self._labelRows()]
+    # -- what others ask
 
     def addressText(self) -> str:
         """The coordinator's address as shown."""
@@ -92,15 +86,8 @@ class FederationPanel:
         """The certificate in words, or empty."""
         if self.kit is None:
             return ""
-        text = _("{fingerprint}, {days:.0f} more days")
-        return text.format(fingerprint=consent.readableFingerprint(self.kit.fingerprint), days=self.kit.daysLeft)
-
-    def locks(self) -> set[str]:
-        """Reasons for which fields are locked by an administrator."""
-        policy = self.window.policy
-        return (
-            {policy.reason} if policy.address or policy.certificate or policy.models or not policy.federation else set()
-        )
+        fingerprint = consent.readableFingerprint(self.kit.fingerprint)
+        return _("{fingerprint}, {days:.0f} more days").format(fingerprint=fingerprint, days=self.kit.daysLeft)
 
     def joined(self) -> bool:
         """Whether this computer's site is running."""
@@ -108,19 +95,44 @@ class FederationPanel:
 
     def gpuBusy(self) -> bool:
         """Whether a site trains on the GPU this very moment; on a CPU both go on at once."""
-        return (
-            bool(shutil.which("nvidia-smi")) and self.joined() and self.logic.status().stage in ("train", "train-local")
-        )
+        training = self.logic.status().stage in ("train", "train-local") if self.joined() else False
+        return training and shutil.which("nvidia-smi") is not None
+
+    def whyNotJoin(self) -> str:
+        """Why Join is disabled, first reason first; empty when it is not."""
+        ui, policy = self.window.ui, self.window.policy
+        if self.logic.busy or self.joined():
+            return ""
+        if not policy.federation:
+            return policy.problem or policy.reason
+        if not self.labelSet.organs():
+            return _("Choose a label set.")
+        if not ui.casesPath.currentPath:
+            return _("Add training cases.")
+        if self._checked != self._casesKey():
+            return _("Check the cases first.")
+        if self._badCases:
+            one, many = _("1 case has a problem: see the table."), _("{count} cases have problems: see the table.")
+            return one if self._badCases == 1 else many.format(count=self._badCases)
+        if not self.addressText():
+            return _("Enter the coordinator address.")
+        if self.kit is None:
+            return _("Choose the coordinator's CA certificate.")
+        if self._connected != (self.addressText(), certificateOf(self.kit)):
+            return _("Test the connection first.")
+        if not consent.consentDate(self.kit, self.labelSet.organs()):
+            return _("Give consent first.")
+        return ""
 
     # -- the steps
 
     def chooseKit(self, path: Path) -> None:
         """Read a kit, or its kit.json when the three parts come one by one."""
-        self.kit, self._kitProblem, self._connected = None, "", ("", "")
+        self.kit, self._kitProblem, self._connected = None, "", ()
         if path.suffix == ".json":
             self._choosePart()
             return
-        if str(path) not in ("", "."):
+        if str(path) != ".":
             try:
                 self._useKit(readKit(path))
             except ValueError as error:
@@ -130,15 +142,9 @@ class FederationPanel:
     def addCase(self) -> None:
         """Export the shown pair into the cases folder."""
         ui = self.window.ui
+        pair = (ui.inputSelector.currentNode(), ui.outputSelector.currentNode())
         try:
-            if not ui.casesPath.currentPath:
-                raise ValueError(_("Choose a cases folder first."))
-            image = SiteCases.addCase(
-                Path(ui.casesPath.currentPath),
-                ui.inputSelector.currentNode(),
-                ui.outputSelector.currentNode(),
-                self.annotations(),
-            )
+            image = SiteCases.addCase(Path(ui.casesPath.currentPath), *pair, self.labelSet.annotations())
         except (ValueError, OSError) as error:
             self._say(str(error), failed=True)
             return
@@ -148,13 +154,11 @@ class FederationPanel:
 
     def checkCases(self) -> None:
         """Have every case read, and show why one cannot be trained on."""
+        callbacks = {"onFinished": self._casesChecked, "onProgress": self._progress, "onLog": self.window.log}
         try:
-            values = SiteCases.labelValues(self.annotations())
+            values = SiteCases.labelValues(self.labelSet.annotations())
             self.window.dependencies.ensureSegment()
-            cases = Path(self.window.ui.casesPath.currentPath)
-            self.logic.check(
-                cases, values, onFinished=self._casesChecked, onProgress=self._progress, onLog=self.window.log
-            )
+            self.logic.check(Path(self.window.ui.casesPath.currentPath), values, **callbacks)
         except Exception as error:
             self._say(str(error), failed=True)
         self.window.updateGUI()
@@ -162,16 +166,16 @@ class FederationPanel:
     def testConnection(self) -> None:
         """Try the coordinator's address with the kit's certificate."""
         assert self.kit is not None
+        label, button = self.window.ui.connectionLabel, self.window.ui.testConnectionButton
         address, certificate = self.addressText(), certificateOf(self.kit)
-        self.window.ui.connectionLabel.setText(_("Connecting to {address}...").format(address=address))
-        self.window.ui.testConnectionButton.setEnabled(False)
+        label.setText(_("Connecting to {address}...").format(address=address))
+        button.setEnabled(False)
 
         def finish(problem: str) -> None:
-            self._connected = ("", "") if problem else (address, certificate)
-            text = problem or _("The coordinator answers and its certificate is right.")
-            self.window.ui.connectionLabel.setText(text)
+            self._connected = () if problem else (address, certificate)
+            label.setText(problem or _("The coordinator answers and its certificate is right."))
             if problem:
-                self.window.log(problem)
+                self.window.showError(problem)
             self.window.updateGUI()
 
         testConnection(address, certificate, finish)
@@ -179,27 +183,18 @@ class FederationPanel:
     def showConsent(self) -> None:
         """Ask for consent; the answer is kept until something in it changes or it is withdrawn."""
         assert self.kit is not None
-        if self.askConsent(self.kit, self.organs(), self.window.ui.consentButton.window()):
-            consent.storeConsent(self.kit, self.organs())
+        organs = self.labelSet.organs()
+        if self.askConsent(self.kit, organs, self.window.ui.consentButton.window()):
+            consent.storeConsent(self.kit, organs)
         self.window.updateGUI()
 
     def withdraw(self) -> None:
         """Withdraw consent: a running site leaves, and its folder with all its state is deleted."""
         consent.withdrawConsent()
-        site = self.logic.site
-
-        def delete(_outcome: Any = None) -> None:
-            if site is not None:
-                shutil.rmtree(site, ignore_errors=True)
-            self.logic.site = None
-            self._say(_("Consent withdrawn; the site's state was deleted."))
-            self._showStatus(SiteStatus())
-            self.window.updateGUI()
-
         if self.joined():
-            self.logic.leave(onFinished=delete, onLog=self.window.log)
+            self.logic.leave(onFinished=lambda _outcome: self._forgetSite(), onLog=self.window.log)
         else:
-            delete()
+            self._forgetSite()
         self.window.updateGUI()
 
     def joinOrLeave(self) -> None:
@@ -216,102 +211,81 @@ class FederationPanel:
             self._say(str(error), failed=True)
         self.window.updateGUI()
 
-    def whyNotJoin(self) -> str:
-        """Why Join is disabled, first reason first; empty when it is not."""
-        if self.logic.busy or self.joined():
-            return ""
-        if not self.window.policy.federation:
-            return self.window.policy.problem or self.window.policy.reason
-        if not self.organs():
-            return _("Choose a label set.")
-        if not self.window.ui.casesPath.currentPath:
-            return _("Add training cases.")
-        if not self._checked or self._checked != self._casesKey():
-            return _("Check the cases first.")
-        if self._badCases:
-            text = (
-                _("{count} case has a problem: see the table.")
-                if self._badCases == 1
-                else _("{count} cases have problems: see the table.")
-            )
-            return text.format(count=self._badCases)
-        if not self.addressText():
-            return _("Enter the coordinator address.")
-        if self.kit is None:
-            return _("Choose the coordinator's CA certificate.")
-        if self._connected != (self.addressText(), certificateOf(self.kit)):
-            return _("Test the connection first.")
-        if not consent.consentDate(self.kit, self.organs()):
-            return _("Give consent first.")
-        return ""
-
     def follow(self) -> None:
         """Show what the site has written since the last look."""
         status = self.logic.status()
-        self._showStatus(status)
+        if not self.logic.busy:
+            self.rounds.showStatus(status)
+        self._importModel()
         if not status.running and not self.logic.busy:
             self._timer.stop()
             self.window.updateGUI()
 
-    def cleanup(self) -> None:
-        """The module goes away: a check or a join in progress ends, a site that is online goes on."""
+    def cleanup(self, *, closing: bool = True) -> None:
+        """A check or a join in progress ends; a site that is online goes on, unless its user wants it to leave."""
         self._timer.stop()
         self.logic.kill()
+        if closing and self.joined():
+            question = _("This site takes part in a federation. Shall it go on after Slicer has closed?")
+            if not self.ask(question):
+                self.logic.leave(onFinished=lambda _outcome: None)
+
+    # -- what is shown
 
     def update(self) -> None:
         """Buttons, tooltips and labels for the present state."""
-        ui, policy, kit = self.window.ui, self.window.policy, self.kit
+        ui, kit, organs = self.window.ui, self.kit, self.labelSet.organs()
         busy, joined = self.logic.busy, self.joined()
-        ui.joinButton.setText(_("Cancel") if busy else _("Leave") if joined else _("Join"))
-        explain(ui.joinButton, self.whyNotJoin(), _("Leave; the heads stay, and you can join again.") if joined else "")
-        running = (
-            _("Leave the federation first.")
-            if joined
-            else _("Please wait until the running command has ended.")
-            if busy
-            else ""
-        )
-        noOrgans = "" if self.organs() else _("Choose a label set.")
+        running = _("Leave the federation first.") if joined else ""
+        running = _("Please wait until the running command has ended.") if busy else running
+        noOrgans = "" if organs else _("Choose a label set.")
         noCases = "" if ui.casesPath.currentPath else _("Choose a cases folder first.")
-        explain(
-            ui.addCaseButton,
-            noOrgans or noCases,
-            _("Export the input CT and the output segmentation as a training case."),
-        )
-        explain(ui.checkCasesButton, running or noOrgans or noCases)
-        noAddress = "" if self.addressText() else _("Enter the coordinator address.")
         noKit = "" if kit else _("Choose the coordinator's CA certificate.")
+        noAddress = "" if self.addressText() else _("Enter the coordinator address.")
+        ui.joinButton.setText(_("Cancel") if busy else _("Leave") if joined else _("Join"))
+        leave = _("Leave; the heads stay with the coordinator, and you can join again.") if joined else ""
+        explain(ui.joinButton, self.whyNotJoin(), leave)
+        addCase = _("Export the input CT and the output segmentation as a training case.")
+        explain(ui.addCaseButton, noOrgans or noCases, addCase)
+        explain(ui.checkCasesButton, running or noOrgans or noCases)
         explain(ui.testConnectionButton, running or noAddress or noKit)
         explain(ui.consentButton, noOrgans or noKit)
-        date = consent.consentDate(kit, self.organs()) if kit else ""
+        date = consent.consentDate(kit, organs) if kit else ""
         ui.consentLabel.setText(_("Given on {date}.").format(date=date) if date else _("Not given."))
         explain(ui.withdrawButton, "" if date else _("There is no consent to withdraw."))
         ui.kitLabel.setText(kit.text if kit else self._kitProblem)
-        ui.estimateLabel.setText(self._estimate())
-        for field in (ui.kitPath, ui.casesPath, ui.labelTable, ui.coresSpinBox):
-            field.enabled = not running
-        explain(ui.addressEdit, policy.reason if policy.address else running)
-        for field in (ui.certificatePath, ui.keyPath):
-            locked = policy.reason if policy.certificate and field is ui.certificatePath else running
-            explain(field, locked)
-        limited = kit is not None and bool(kit.allow)
-        locked = _("The coordinator's kit allows {organs} only.").format(organs=", ".join(kit.allow)) if limited else ""
-        explain(ui.labelSetSelector, locked or running)
+        ui.estimateLabel.setText(estimateText(self.logic.status()))
+        self._lockFields(running)
+
+    def _lockFields(self, running: str) -> None:
+        ui, kit, policy = self.window.ui, self.kit, self.window.policy
+        barred = "" if policy.federation else policy.reason
+        for field in (ui.kitPath, ui.casesPath, ui.labelTable, ui.coresSpinBox, ui.keyPath):
+            field.enabled = not (running or barred)
+        explain(ui.addressEdit, barred or (policy.reason if policy.address else running))
+        explain(ui.certificatePath, barred or (policy.reason if policy.certificate else running))
+        limit = ", ".join(kit.allow) if kit else ""
+        allowed = _("The coordinator's kit allows {organs} only.").format(organs=limit) if limit else ""
+        explain(ui.labelSetSelector, barred or allowed or running)
 
     # -- helpers
 
     def _useKit(self, kit: KitInfo) -> None:
+        policy = self.window.policy
+        if policy.certificate and Path(policy.certificate).read_text(encoding="ascii").strip() != (
+            certificateOf(kit).strip()
+        ):
+            raise ValueError(_("This kit has another certificate than the one set by your administrator."))
         self.kit = kit
-        policy, ui = self.window.policy, self.window.ui
-        ui.addressEdit.setText(policy.address or kit.address)
-        self._fillLabelSets(kit.allow)
+        self.window.ui.addressEdit.setText(policy.address or kit.address)
+        self.labelSet.offer(kit.allow)
         qt.QSettings().setValue("SegViz/kit", str(kit.path))
 
     def _choosePart(self) -> None:
         """With kit.json, certificate and key all named, they are as good as a kit."""
         ui = self.window.ui
         paths = [Path(field.currentPath) for field in (ui.kitPath, ui.certificatePath, ui.keyPath)]
-        if all(path.is_file() for path in paths) and paths[0].suffix == ".json":
+        if paths[0].suffix == ".json" and all(path.is_file() for path in paths):
             try:
                 folder = self.window.folder / "kits"
                 self._useKit(assembleKit(*paths, address=self.addressText(), folder=folder))
@@ -319,79 +293,34 @@ class FederationPanel:
                 self._kitProblem = str(error)
         self.window.updateGUI()
 
-    def _fillLabelSets(self, allow: tuple[str, ...]) -> None:
-        from segviz_core.labels import ORGANS
-
-        selector = self.window.ui.labelSetSelector
-        blocked = selector.blockSignals(True)
-        selector.clear()
-        if allow:
-            titles = [ORGANS[organ].title if organ in ORGANS else organ for organ in allow]
-            selector.addItem(", ".join(titles), ",".join(allow))
-        else:
-            selector.addItem(_("Choose..."), "")
-            for organ in ORGANS.values():
-                selector.addItem(organ.title, organ.name)
-            selector.addItem(_("Several of these"), ",".join(ORGANS))
-            selector.addItem(_("Another organ..."), OTHER)
-        selector.blockSignals(blocked)
-        self._labelSetChosen()
-
-    def _labelSetChosen(self) -> None:
-        """One row per organ; with "several" an emptied row is left out, "another" starts with a blank one."""
-        from segviz_core.labels import ORGANS
-
-        ui = self.window.ui
-        chosen = str(ui.labelSetSelector.currentData or "")
-        organs = [""] if chosen == OTHER else [organ for organ in chosen.split(",") if organ]
-        blocked = ui.labelTable.blockSignals(True)
-        ui.labelTable.setRowCount(len(organs))
-        for row, organ in enumerate(organs):
-            name = qt.QTableWidgetItem(organ)
-            if organ:
-                name.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
-            default = f"{ORGANS[organ].value}, {ORGANS[organ].title}" if organ in ORGANS else ""
-            ui.labelTable.setItem(row, 0, name)
-            ui.labelTable.setItem(row, 1, qt.QTableWidgetItem(default))
-        ui.labelTable.blockSignals(blocked)
-        self._checked = ()
-        self.window.updateGUI()
-
-    def _labelRows(self) -> list[tuple[str, str]]:
-        table = self.window.ui.labelTable
-        rows = [(table.item(row, 0).text(), table.item(row, 1).text()) for row in range(table.rowCount)]
-        return [(organ.strip(), text.strip()) for organ, text in rows if organ.strip() and text.strip()]
-
     def _casesKey(self) -> tuple[Any, ...]:
-        return (str(self.window.ui.casesPath.currentPath), tuple(self._labelRows()))
+        return (str(self.window.ui.casesPath.currentPath), self.labelSet.rows())
 
     def _casesChosen(self, path: str) -> None:
         qt.QSettings().setValue("SegViz/cases", path)
-        self._checked = ()
         self.window.updateGUI()
 
     def _casesChecked(self, outcome: Outcome) -> None:
-        ui = self.window.ui
-        if "cases" not in outcome.result:
+        if "cases" in outcome.result:
+            self._showCases(outcome.result["cases"])
+        else:
             self._say(f"{outcome.message} {outcome.hint}".strip(), failed=not outcome.cancelled)
-            self.window.updateGUI()
-            return
-        rows = outcome.result["cases"]
-        ui.casesTable.setRowCount(len(rows))
-        segments = ", ".join(self.organs())
-        for row, case in enumerate(rows):
+        self.window.updateGUI()
+
+    def _showCases(self, cases: list[dict[str, Any]]) -> None:
+        table, segments = self.window.ui.casesTable, ", ".join(self.labelSet.organs())
+        table.setRowCount(len(cases))
+        for row, case in enumerate(cases):
             cells = (case["name"], Path(case["image"]).name, segments, _("ok") if case["ok"] else case["why"])
             for column, text in enumerate(cells):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(text)
-                ui.casesTable.setItem(row, column, item)
-        ui.casesTable.setVisible(True)
-        self._badCases = sum(not case["ok"] for case in rows)
+                table.setItem(row, column, item)
+        table.setVisible(True)
+        self._badCases = sum(not case["ok"] for case in cases)
         self._checked = self._casesKey()
-        self._say(
-            _("{good} of {all} cases are fit for training.").format(good=len(rows) - self._badCases, all=len(rows))
-        )
-        self.window.updateGUI()
+        text = _("{good} of {count} cases are fit for training.")
+        self._say(text.format(good=len(cases) - self._badCases, count=len(cases)))
 
     def _join(self) -> None:
         ui, dependencies = self.window.ui, self.window.dependencies
@@ -399,11 +328,12 @@ class FederationPanel:
         self._say(_("Starting..."))
         dependencies.ensureFederation()
         kit = self.kit
-        splitAddress(self.addressText())
+        if self.addressText() != kit.address:
+            kit = kit.withAddress(self.addressText(), self.window.folder / "kits")
         self.logic.join(
             kit,
             Path(ui.casesPath.currentPath),
-            SiteCases.labelValues(self.annotations()),
+            SiteCases.labelValues(self.labelSet.annotations()),
             cores=ui.coresSpinBox.value,
             flwrFolder=dependencies.flwrFolder if dependencies.flwrVersion() else None,
             onFinished=self._joinEnded,
@@ -411,107 +341,39 @@ class FederationPanel:
             onLog=self.window.log,
         )
         qt.QSettings().setValue("SegViz/cores", ui.coresSpinBox.value)
+        self._timer.start()
 
     def _joinEnded(self, outcome: Outcome) -> None:
-        if outcome.ok:
-            self._timer.start()
-        elif outcome.cancelled:
+        if outcome.cancelled:
             self._say(_("Joining was cancelled."))
-        else:
+        elif not outcome.ok:
             self._say(f"{outcome.message} {outcome.hint}".strip(), failed=True)
         self.window.updateGUI()
 
     def _left(self, outcome: Outcome) -> None:
+        self.rounds.showStatus(self.logic.status())
         text = _("Left. The heads stay with the coordinator; join again to go on.")
         self._say(text if outcome.ok else f"{outcome.message} {outcome.hint}".strip(), failed=not outcome.ok)
-        self._showStatus(self.logic.status(), keepText=True)
+        self._timer.stop()
+        self.window.updateGUI()
+
+    def _forgetSite(self) -> None:
+        self.logic.forgetSite()
+        self.rounds.showStatus(self.logic.status())
+        self._say(_("Consent withdrawn; the site's state was deleted."))
         self.window.updateGUI()
 
     def _progress(self, stage: str, done: int, total: int) -> None:
-        bar = self.window.ui.stepProgressBar
-        bar.setVisible(total > 1)
-        bar.setMaximum(max(1, total))
-        bar.setValue(done)
-        self._say(STAGES.get(stage, stage))
-
-    def _showStatus(self, status: SiteStatus, *, keepText: bool = False) -> None:
-        ui = self.window.ui
-        if not keepText and status.state:
-            self.window.ui.federationStatus.setText(_statusText(status))
-        active = status.running and status.total > 0
-        ui.stepProgressBar.setVisible(active)
-        if active:
-            ui.stepProgressBar.setMaximum(status.total)
-            ui.stepProgressBar.setValue(status.done)
-            ui.stepProgressBar.setFormat(_("step %v of %m"))
-        ui.historyTable.setVisible(bool(status.rounds))
-        ui.plotButton.setVisible(bool(status.rounds))
-        ui.historyTable.setRowCount(len(status.rounds))
-        for row, entry in enumerate(reversed(status.rounds.values())):
-            dice = ", ".join(f"{organ} {value:.3f}" for organ, value in entry.dice.items())
-            loss = "" if entry.loss is None else f"{entry.loss:.4f}"
-            steps = ", ".join(dict.fromkeys(entry.steps))
-            cells = (
-                entry.number,
-                steps,
-                loss,
-                dice,
-                f"{entry.mbSent:.1f}",
-                f"{entry.mbReceived:.1f}",
-                f"{entry.seconds:.0f} s",
-            )
-            for column, value in enumerate(cells):
-                ui.historyTable.setItem(row, column, qt.QTableWidgetItem(str(value)))
-        self._plot.update(status)
-        self._importModel()
+        self.rounds.showProgress(stage, done, total)
 
     def _importModel(self) -> None:
         """The meta-model of a finished study goes into the Segment list by itself."""
-        if self.logic.site is None:
-            return
-        for path in self.logic.site.glob("*.safetensors"):
-            if path.name.startswith("meta_model") and path not in self._imported:
+        for path in self.logic.metaModels():
+            if path not in self._imported:
                 self._imported.add(path)
                 self.window.segment.addModel(path)
-
-    def _estimate(self) -> str:
-        rounds = [entry for entry in self.logic.status().rounds.values() if entry.seconds and entry.mbSent]
-        if not rounds:
-            return ""
-        seconds = sum(entry.seconds for entry in rounds) / len(rounds)
-        sent = sum(entry.mbSent for entry in rounds) / len(rounds)
-        return _("About {seconds:.0f} s and {sent:.0f} MB per round.").format(seconds=seconds, sent=sent)
 
     def _say(self, text: str, *, failed: bool = False) -> None:
         self.window.ui.federationStatus.setText(text)
         if failed:
             self.window.showError(text)
-
-    def restore(self) -> None:
-        """Fill in what the user chose last time, and follow a site that is still running."""
-        self._fillLabelSets(())
-        ui, settings, policy = self.window.ui, qt.QSettings(), self.window.policy
-        ui.casesPath.setCurrentPath(str(settings.value("SegViz/cases", "") or ""))
-        ui.coresSpinBox.setValue(int(settings.value("SegViz/cores", defaultCores())))
-        kit = str(settings.value("SegViz/kit", "") or "")
-        ui.kitPath.setCurrentPath(kit)
-        if kit and Path(kit).exists():
-            try:
-                self._useKit(readKit(Path(kit)))
-            except ValueError as error:
-                self._kitProblem = str(error)
-        if policy.address:
-            ui.addressEdit.setText(policy.address)
-        if policy.certificate:
-            ui.certificatePath.setCurrentPath(policy.certificate)
-        if self.joined():
-            self._timer.start()
-            self.follow()
-
-
-def _statusText(status: SiteStatus) -> str:
-    if status.stage and status.total:
-        text = _("Round {round}: {what}, step {done} of {total}")
-        what = STAGES.get(status.stage, status.stage)
-        return text.format(round=status.round, what=what, done=status.done, total=status.total)
-    return f"{status.message} {status.hint}".strip()

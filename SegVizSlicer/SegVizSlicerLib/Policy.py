@@ -28,6 +28,11 @@ class Policy:
     problem: str = ""
 
     @property
+    def inForce(self) -> bool:
+        """Whether anything is fixed."""
+        return self != Policy()
+
+    @property
     def reason(self) -> str:
         """The tooltip of every locked field."""
         return _("Set by your administrator.")

@@ -37,11 +37,7 @@ def checkSetup(window: Any) -> list[tuple[str, str]]:
         (_("Model"), model.hash[:12] if model else _("none: import one")),
         (_("Coordinator"), window.federation.addressText() or _("none: choose a site kit")),
         (_("Certificate"), window.federation.certificateText() or _("none: choose a site kit")),
-        (
-            _("Policy"),
-            window.policy.problem
-            or (_("in force") if window.policy.reason in window.federation.locks() else _("none")),
-        ),
+        (_("Policy"), window.policy.problem or (_("in force") if window.policy.inForce else _("none"))),
     ]
 
 

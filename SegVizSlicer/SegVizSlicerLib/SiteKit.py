@@ -36,6 +36,12 @@ class KitInfo:
         text = _("Site {site} of study {study}; may annotate {organs}; certificate valid for {days:.0f} more days.")
         return text.format(site=self.site, study=self.study, organs=organs, days=self.daysLeft)
 
+    def withAddress(self, address: str, folder: Path) -> "KitInfo":
+        """The same kit with another way to the coordinator, written into `folder`."""
+        with zipfile.ZipFile(self.path) as file:
+            values, certificate, key = (file.read(name) for name in MEMBERS)
+        return _write(folder / "kit.zip", json.loads(values) | {"address": address}, certificate, key)
+
 
 def readKit(path: Path) -> KitInfo:
     """The kit in one file.
@@ -78,21 +84,23 @@ def assembleKit(settings: Path, certificate: Path, key: Path, *, address: str, f
             raise ValueError(text.format(path=path, name=name))
     values: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
     values["address"] = address or values["address"]
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / "kit.zip"
-    target.unlink(missing_ok=True)
-    target.touch(mode=0o600)
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("kit.json", json.dumps(values, indent=2))
-        file.writestr("ca.crt", certificate.read_bytes())
-        file.writestr("site_key", key.read_bytes())
-    return readKit(target)
+    return _write(folder / "kit.zip", values, certificate.read_bytes(), key.read_bytes())
 
 
 def certificateOf(kit: KitInfo) -> str:
     """The CA certificate in `kit`, PEM."""
     with zipfile.ZipFile(kit.path) as file:
         return file.read("ca.crt").decode("ascii")
+
+
+def _write(path: Path, values: dict[str, Any], certificate: bytes, key: bytes) -> KitInfo:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in zip(MEMBERS, (json.dumps(values, indent=2), certificate, key), strict=True):
+            file.writestr(name, content)
+    return readKit(path)
 
 
 def _daysLeft(certificate: str) -> float:

@@ -87,10 +87,10 @@ class Widget:
         self.parameters = None
         self.segment.forgetNodes()
 
-    def cleanup(self) -> None:
-        """The module goes away: jobs of a click end, a site goes on by itself."""
+    def cleanup(self, *, closing: bool = True) -> None:
+        """The module goes away: jobs of a click end; `closing` asks whether a joined site goes on."""
         self.segment.logic.kill()
-        self.federation.cleanup()
+        self.federation.cleanup(closing=closing)
 
     def _saveLog(self) -> None:
         name = f"SegViz {time.strftime('%Y-%m-%d %H-%M')}.txt"

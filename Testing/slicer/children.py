@@ -1,14 +1,17 @@
 """Real child processes as Slicer starts them: a stand-in for PythonSlicer's launcher, and a model to segment with.
 
 The launcher stays as the parent of Python and puts Slicer's own site-packages before everything else on the path
-(slicer.md section 3). Of those, cryptography stands for all that Flower cannot use: here it raises when imported, so that
-Flower has to come with its own. (packaging and typing_extensions are needed by torch and monai too, in Slicer's versions.)
+(slicer.md section 3). Of those, cryptography stands for all that Flower cannot use: here it raises when imported, so
+that Flower has to come with its own. (torch and monai get along with Slicer's packaging and typing_extensions.)
 """
 
+import base64
 import functools
 import importlib.util
+import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,43 @@ def make_random_model(path: Path) -> Path:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([child_python(), "-c", program], check=True, timeout=120)
+    return path
+
+
+@functools.cache
+def kit_parts() -> dict[str, bytes]:
+    """kit.json, ca.crt and site_key of a kit made by the core, with a server certificate of the same authority."""
+    program = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+import base64, json, tempfile, zipfile
+from pathlib import Path
+from segviz_core.contract import DataContract
+from segviz_core.federation import certificates
+from segviz_core.federation.kit import Kit, write_kit
+from segviz_core.federation.settings import StudySettings
+ca, ca_key = certificates.create_authority("demo")
+server, server_key = certificates.create_server_certificate(ca, ca_key, host="127.0.0.1")
+site = StudySettings(name="demo").for_site("north")
+path = Path(tempfile.mkdtemp()) / "kit.zip"
+write_kit(path, Kit(site, "127.0.0.1:9443", (), ca, certificates.create_node_key()[0]))
+with zipfile.ZipFile(path) as file:
+    parts = {{name: file.read(name) for name in file.namelist()}}
+parts |= {{"server.crt": server, "server.key": server_key}}
+print(json.dumps({{name: base64.b64encode(content).decode() for name, content in parts.items()}}))
+"""
+    run = subprocess.run([child_python(), "-c", program], check=True, capture_output=True, text=True, timeout=120)
+    return {name: base64.b64decode(text) for name, text in json.loads(run.stdout).items()}
+
+
+def write_kit(path: Path, **changes: object) -> Path:
+    """A site kit as the coordinator sends it; `changes` replace entries of kit.json."""
+    parts = kit_parts()
+    values = json.loads(parts["kit.json"]) | changes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("kit.json", json.dumps(values))
+        file.writestr("ca.crt", parts["ca.crt"])
+        file.writestr("site_key", parts["site_key"])
     return path
 
 

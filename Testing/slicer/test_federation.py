@@ -1,0 +1,532 @@
+"""The Join a federation section: kit, label set, cases, connection, consent, and every reason why not yet."""
+
+import json
+import socket
+import ssl
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import qt
+import slicer
+from children import kit_parts, write_kit
+from scenes import FakeProcess, add_ct, make_window, process_events
+from SegVizSlicerLib import SiteCases
+from SegVizSlicerLib.Connection import connectionProblem
+from SegVizSlicerLib.ConsentDialog import ConsentDialog, consentDate
+from SegVizSlicerLib.Policy import Policy, readPolicy
+from SegVizSlicerLib.SiteKit import assembleKit, readKit
+from SegVizSlicerLib.SiteRecord import SiteRecord
+
+
+@pytest.fixture
+def window(user_folder):
+    window = make_window(user_folder)
+    window.ui.federationSection.collapsed = False
+    return window
+
+
+@pytest.fixture
+def kit(user_folder):
+    return write_kit(user_folder / "north.zip")
+
+
+def choose_organ(window, title):
+    selector = window.ui.labelSetSelector
+    selector.setCurrentIndex([selector.itemText(i) for i in range(selector.count)].index(title))
+
+
+def finish_check(window, *whys):
+    cases = [
+        {"name": f"c{i}", "image": f"/x/c{i}.nrrd", "label": "", "ok": not why, "why": why}
+        for i, why in enumerate(whys)
+    ]
+    window.ui.checkCasesButton.click()
+    FakeProcess.started[-1].finish(cases=cases, bad=sum(map(bool, whys)))
+
+
+def consent_given(window):
+    window.federation.askConsent = lambda kit, organs, parent: True
+    window.ui.consentButton.click()
+
+
+def connected(window, monkeypatch):
+    monkeypatch.setattr("SegVizSlicerLib.Connection.connectionProblem", lambda address, certificate: "")
+    window.ui.testConnectionButton.click()
+    process_events(lambda: "answers" in window.ui.connectionLabel.text)
+
+
+def make_ready(window, kit, user_folder, monkeypatch):
+    window.ui.kitPath.setCurrentPath(str(kit))
+    choose_organ(window, "Liver")
+    (user_folder / "cases").mkdir(exist_ok=True)
+    window.ui.casesPath.setCurrentPath(str(user_folder / "cases"))
+    finish_check(window, "", "")
+    connected(window, monkeypatch)
+    consent_given(window)
+
+
+class TestWhyNotJoin:
+    def test_each_reason_in_turn_until_join_is_ready(self, window, kit, user_folder, monkeypatch):
+        ui = window.ui
+
+        def reason():
+            assert not ui.joinButton.enabled
+            return ui.joinButton.toolTip
+
+        assert reason() == "Choose a label set."
+        choose_organ(window, "Liver")
+        assert reason() == "Add training cases."
+        ui.casesPath.setCurrentPath(str(user_folder))
+        assert reason() == "Check the cases first."
+        finish_check(window, "label on another grid", "no label", "")
+        assert reason() == "2 cases have problems: see the table."
+        finish_check(window, "no label")
+        assert reason() == "1 case has a problem: see the table."
+        finish_check(window, "")
+        assert reason() == "Enter the coordinator address."
+        ui.addressEdit.setText("127.0.0.1:9443")
+        assert reason() == "Choose the coordinator's CA certificate."
+        ui.kitPath.setCurrentPath(str(kit))
+        choose_organ(window, "Liver")
+        assert reason() == "Test the connection first."
+        connected(window, monkeypatch)
+        assert reason() == "Give consent first."
+        consent_given(window)
+        assert ui.joinButton.enabled
+
+    def test_a_changed_label_set_asks_for_check_and_consent_again(self, window, kit, user_folder, monkeypatch):
+        make_ready(window, kit, user_folder, monkeypatch)
+        assert window.ui.joinButton.enabled
+        choose_organ(window, "Spleen")
+        assert window.ui.joinButton.toolTip == "Check the cases first."
+        finish_check(window, "")
+        assert window.ui.joinButton.toolTip == "Give consent first."
+
+    def test_a_changed_address_asks_for_the_connection_again(self, window, kit, user_folder, monkeypatch):
+        make_ready(window, kit, user_folder, monkeypatch)
+        window.ui.addressEdit.setText("127.0.0.1:9999")
+        assert window.ui.joinButton.toolTip == "Test the connection first."
+
+    def test_the_small_buttons_say_why_too(self, window):
+        assert window.ui.checkCasesButton.toolTip == "Choose a label set."
+        assert window.ui.testConnectionButton.toolTip == "Enter the coordinator address."
+        assert window.ui.consentButton.toolTip == "Choose a label set."
+        assert window.ui.withdrawButton.toolTip == "There is no consent to withdraw."
+        choose_organ(window, "Liver")
+        assert window.ui.checkCasesButton.toolTip == "Choose a cases folder first."
+        assert window.ui.addCaseButton.toolTip == "Choose a cases folder first."
+
+
+class TestKit:
+    def test_one_file_fills_everything_in(self, window, kit):
+        window.ui.kitPath.setCurrentPath(str(kit))
+        assert window.ui.addressEdit.text == "127.0.0.1:9443"
+        assert window.ui.kitLabel.text.startswith(
+            "Site north of study demo; may annotate any organ; certificate valid for "
+        )
+        assert window.ui.labelSetSelector.enabled
+
+    def test_a_kit_that_restricts_the_organs_locks_the_picker_with_the_reason(self, window, user_folder):
+        window.ui.kitPath.setCurrentPath(str(write_kit(user_folder / "k.zip", allow=["liver"])))
+        assert window.federation.labelSet.organs() == ("liver",)
+        assert not window.ui.labelSetSelector.enabled
+        assert window.ui.labelSetSelector.toolTip == "The coordinator's kit allows liver only."
+
+    def test_another_file_is_refused_in_words(self, window, user_folder):
+        path = user_folder / "picture.zip"
+        path.write_bytes(b"PK no zip")
+        window.ui.kitPath.setCurrentPath(str(path))
+        assert window.ui.kitLabel.text == (
+            f"{path} is not a site kit: choose the one file that the coordinator sent, or its three parts."
+        )
+
+    def test_the_three_parts_are_as_good_as_the_kit(self, window, kit, user_folder):
+        for name in ("kit.json", "ca.crt", "site_key"):
+            (user_folder / name).write_bytes(kit_parts()[name])
+        window.ui.kitPath.setCurrentPath(str(user_folder / "kit.json"))
+        window.ui.certificatePath.setCurrentPath(str(user_folder / "ca.crt"))
+        window.ui.keyPath.setCurrentPath(str(user_folder / "site_key"))
+        assert window.federation.kit.fingerprint == readKit(kit).fingerprint
+        assert (window.federation.kit.path.stat().st_mode & 0o777) == 0o600
+
+    def test_a_missing_part_is_named(self, user_folder):
+        (user_folder / "kit.json").write_bytes(kit_parts()["kit.json"])
+        with pytest.raises(ValueError, match=r"nowhere is not the ca\.crt of a site kit"):
+            assembleKit(
+                user_folder / "kit.json", user_folder / "nowhere", user_folder / "key", address="", folder=user_folder
+            )
+
+    def test_only_its_path_is_remembered(self, window, kit):
+        window.ui.kitPath.setCurrentPath(str(kit))
+        settings = qt.QSettings()
+        stored = " ".join(str(settings.value(key)) for key in settings.allKeys())
+        assert str(kit) in stored
+        assert "PRIVATE KEY" not in stored
+
+
+class TestLabelSet:
+    def test_several_organs_with_one_left_out(self, window):
+        choose_organ(window, "Several of these")
+        window.ui.labelTable.item(1, 1).setText("")
+        assert window.federation.labelSet.organs() == ("liver", "kidneys", "pancreas")
+
+    def test_values_and_names_of_the_site(self, window):
+        choose_organ(window, "Kidneys")
+        window.ui.labelTable.item(0, 1).setText("2, 3, Niere")
+        (entry,) = window.federation.labelSet.annotations()
+        assert entry == SiteCases.Annotation("kidneys", (2, 3), ("Niere",))
+        assert SiteCases.labelValues([entry]) == {"kidneys": (2, 3)}
+
+    def test_another_organ_gets_a_value_of_its_own(self, window):
+        choose_organ(window, "Another organ...")
+        assert window.federation.labelSet.organs() == ()
+        window.ui.labelTable.item(0, 0).setText("stomach")
+        window.ui.labelTable.item(0, 1).setText("Magen")
+        assert SiteCases.labelValues(window.federation.labelSet.annotations()) == {"stomach": (7,)}
+
+    def test_a_value_of_zero_is_refused(self):
+        with pytest.raises(ValueError, match="liver: a label value is 1 or more, found 0"):
+            SiteCases.parseAnnotation("liver", "0")
+
+
+class TestAddCase:
+    def pair(self, organ="Liver", shape=(20, 48, 64)):
+        ct = add_ct(shape, name="Müller, Hans")
+        labels = np.zeros(shape, np.uint8)
+        labels[4:9, 10:20, 12:30] = 1
+        lm = slicer.util.addVolumeFromArray(labels, np.diag([-0.8, -1.1, 3, 1.0]), "l", "vtkMRMLLabelMapVolumeNode")
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "S")
+        node.SetReferenceImageGeometryParameterFromVolumeNode(ct)
+        slicer.modules.segmentations.logic().ImportLabelmapToSegmentationNode(lm, node)
+        slicer.mrmlScene.RemoveNode(lm)
+        node.GetSegmentation().GetNthSegment(0).SetName(organ)
+        return ct, node, labels
+
+    def test_the_shown_pair_becomes_a_case_with_the_values_of_the_site(self, tmp_path):
+        ct, node, labels = self.pair("Leber")
+        image = SiteCases.addCase(tmp_path, ct, node, [SiteCases.Annotation("liver", (6,), ("leber",))])
+        assert image.name == "M_ller_Hans_001.nrrd"
+        assert image.name.isascii()
+        found = slicer.util.loadVolume(str(tmp_path / "labels" / image.name), {})
+        assert (slicer.util.arrayFromVolume(found) == labels * 6).all()
+        again = SiteCases.addCase(tmp_path, ct, node, [SiteCases.Annotation("liver", (6,), ("leber",))])
+        assert again.name == "M_ller_Hans_002.nrrd"
+
+    def test_a_segmentation_of_another_grid_is_refused(self, tmp_path):
+        ct, node, _labels = self.pair()
+        other = add_ct((30, 40, 50), name="Other")
+        with pytest.raises(ValueError, match="S was drawn on Müller, Hans, which lies on another grid than Other"):
+            SiteCases.addCase(tmp_path, other, node, [SiteCases.Annotation("liver", (1,), ("liver",))])
+        assert ct is not None
+
+    def test_a_segmentation_without_the_organ_is_refused(self, tmp_path):
+        ct, node, _labels = self.pair("Herz")
+        with pytest.raises(ValueError, match="S has no segment of this label set: expected liver, found Herz"):
+            SiteCases.addCase(tmp_path, ct, node, [SiteCases.Annotation("liver")])
+
+    def test_a_transformed_segmentation_is_refused(self, tmp_path):
+        ct, node, _labels = self.pair()
+        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        node.SetAndObserveTransformNodeID(transform.GetID())
+        with pytest.raises(ValueError, match="S is under a transform: harden it first"):
+            SiteCases.addCase(tmp_path, ct, node, [SiteCases.Annotation("liver")])
+
+    def test_nothing_shown_is_said(self, tmp_path):
+        with pytest.raises(ValueError, match="Show a CT and a segmentation first"):
+            SiteCases.addCase(tmp_path, None, None, [])
+
+
+def test_the_table_of_cases_says_why_not(window, user_folder):
+    choose_organ(window, "Liver")
+    window.ui.casesPath.setCurrentPath(str(user_folder))
+    finish_check(window, "", "c1: expected a label for this image, found none.")
+    table = window.ui.casesTable
+    assert [table.item(row, 3).text() for row in range(2)] == ["ok", "c1: expected a label for this image, found none."]
+    assert window.ui.federationStatus.text == "1 of 2 cases are fit for training."
+    arguments = FakeProcess.started[-1].arguments
+    assert arguments == ["check", str(user_folder), "--label-set", "liver", "--label-values", "liver=1"]
+
+
+class TestConsent:
+    def test_the_dialog_is_itemised_and_waits_for_the_check_box(self, kit):
+        dialog = ConsentDialog(readKit(kit), ("liver",))
+        text = "\n".join(label.text for label in dialog.findChildren("QLabel"))
+        for words in ("demo at 127.0.0.1:9443", "Certificate ", "Model weights", "Loss and Dice", "Site name: north"):
+            assert words in text
+        assert "Images, segmentations, DICOM tags, file names" in text
+        assert "None from the coordinator: only SegViz as installed here is run." in text
+        agree = dialog.findChild("QPushButton", "agreeButton")
+        assert not agree.enabled
+        assert agree.toolTip == "Tick the box above first."
+        assert not any(button.default or button.autoDefault for button in dialog.findChildren("QPushButton"))
+        box = dialog.findChild("QCheckBox", "authorisedCheckBox")
+        assert box.text == "I am authorised to take part for my site"
+        box.checked = True
+        assert agree.enabled
+
+    def test_it_is_stored_with_its_date_and_can_be_withdrawn(self, window, kit, user_folder, monkeypatch):
+        make_ready(window, kit, user_folder, monkeypatch)
+        assert window.ui.consentLabel.text.startswith("Given on 20")
+        window.ui.withdrawButton.click()
+        assert window.ui.consentLabel.text == "Not given."
+        assert window.ui.federationStatus.text == "Consent withdrawn; the site's state was deleted."
+        assert window.ui.joinButton.toolTip == "Give consent first."
+
+    def test_another_coordinator_asks_again(self, window, kit, user_folder, monkeypatch):
+        make_ready(window, kit, user_folder, monkeypatch)
+        other = readKit(write_kit(user_folder / "other.zip", address="elsewhere:9443"))
+        assert consentDate(readKit(kit), ("liver",)) != ""
+        assert consentDate(other, ("liver",)) == ""
+        assert consentDate(readKit(kit), ("liver", "spleen")) == ""
+
+    def test_it_is_not_given_by_slicers_testing_mode(self, window, kit, monkeypatch):
+        window.ui.kitPath.setCurrentPath(str(kit))
+        choose_organ(window, "Liver")
+        monkeypatch.setattr(slicer.app, "_testing", True)
+        monkeypatch.setattr(ConsentDialog, "exec_", lambda self: 0)
+        window.ui.consentButton.click()
+        assert window.ui.consentLabel.text == "Not given."
+
+
+class TestConnection:
+    @pytest.fixture
+    def server(self, tmp_path):
+        """A TLS server with the certificate of the kit's authority."""
+        for name in ("server.crt", "server.key"):
+            (tmp_path / name).write_bytes(kit_parts()[name])
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        def serve():
+            while True:
+                try:
+                    plain, _address = listener.accept()
+                    context.wrap_socket(plain, server_side=True).close()
+                except ssl.SSLError:
+                    continue
+                except OSError:
+                    return
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.close()
+
+    @pytest.fixture
+    def certificate(self):
+        return kit_parts()["ca.crt"].decode()
+
+    def test_the_right_coordinator(self, server, certificate):
+        assert connectionProblem(server, certificate) == ""
+
+    def test_another_authority(self, server):
+        context = ssl.create_default_context()
+        other = ssl.DER_cert_to_PEM_cert(context.get_ca_certs(binary_form=True)[0])
+        problem = connectionProblem(server, other)
+        assert problem.startswith("The coordinator's certificate does not belong to this kit (")
+
+    def test_nobody_there(self, certificate):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        problem = connectionProblem(f"127.0.0.1:{port}", certificate)
+        assert problem == (
+            f"127.0.0.1:{port} refuses the connection: the coordinator is not running, or the port is wrong."
+        )
+
+    def test_no_such_computer(self, certificate):
+        assert connectionProblem("no-such-host.invalid:9443", certificate) == (
+            "There is no computer named no-such-host.invalid: check the address."
+        )
+
+    def test_another_service(self, certificate):
+        with socket.create_server(("127.0.0.1", 0)) as plain:
+            threading.Thread(target=lambda: plain.accept()[0].sendall(b"SSH-2.0\r\n" * 9), daemon=True).start()
+            address = f"127.0.0.1:{plain.getsockname()[1]}"
+            assert connectionProblem(address, certificate) == (
+                f"{address} answers, but not as a coordinator: check the port."
+            )
+
+    def test_a_service_that_says_nothing(self, certificate, monkeypatch):
+        monkeypatch.setattr("SegVizSlicerLib.Connection.PATIENCE_S", 0.3)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            address = f"127.0.0.1:{silent.getsockname()[1]}"
+            problem = connectionProblem(address, certificate)
+        assert problem == f"{address} does not answer within 0 s: check the address and the firewall."
+
+    def test_no_address(self, certificate):
+        assert connectionProblem("coordinator", certificate) == "Expected host:port, found 'coordinator'."
+
+    def test_the_window_waits_without_blocking(self, window, kit, server):
+        window.ui.kitPath.setCurrentPath(str(kit))
+        window.ui.addressEdit.setText(server)
+        window.ui.testConnectionButton.click()
+        assert window.ui.connectionLabel.text == f"Connecting to {server}..."
+        process_events(lambda: "answers" in window.ui.connectionLabel.text)
+        assert window.ui.connectionLabel.text == "The coordinator answers and its certificate is right."
+
+
+class TestJoin:
+    def test_the_command_line_of_join(self, window, kit, user_folder, monkeypatch):
+        make_ready(window, kit, user_folder, monkeypatch)
+        window.ui.coresSpinBox.setValue(1)
+        window.ui.joinButton.click()
+        arguments = FakeProcess.started[-1].arguments
+        site = window.federation.logic.site
+        assert arguments[:3] == ["site", "join", str(kit)]
+        assert arguments[3:] == [
+            *("--cases", str(user_folder / "cases"), "--label-set", "liver", "--label-values", "liver=1"),
+            *("--consent", "--cores", "1", "--work", str(site)),
+        ]
+        assert window.dependencies.asked[-1] == "federation"
+        assert window.ui.joinButton.text == "Cancel"
+        window.ui.joinButton.click()
+        assert window.ui.federationStatus.text == "Joining was cancelled."
+
+    def test_a_failure_is_said_in_the_core_s_words(self, window, kit, user_folder, monkeypatch):
+        make_ready(window, kit, user_folder, monkeypatch)
+        window.ui.joinButton.click()
+        FakeProcess.started[-1].fail("This site is not registered: ask the coordinator.")
+        assert window.ui.federationStatus.text == "This site is not registered: ask the coordinator."
+        assert window.ui.joinButton.text == "Join"
+
+    def test_an_address_typed_by_hand_is_used(self, window, kit, user_folder, monkeypatch):
+        make_ready(window, kit, user_folder, monkeypatch)
+        window.ui.addressEdit.setText("127.0.0.1:9999")
+        connected(window, monkeypatch)
+        window.ui.joinButton.click()
+        used = Path(FakeProcess.started[-1].arguments[2])
+        assert readKit(used).address == "127.0.0.1:9999"
+
+    def test_segmenting_works_while_a_site_trains(self, window, kit, user_folder, monkeypatch, a_ct):
+        from scenes import write_model
+
+        write_model(user_folder / "models" / "m.safetensors")
+        window.segment.refreshModels()
+        window.ui.inputSelector.setCurrentNode(a_ct)
+        monkeypatch.setattr(window.federation.logic, "joined", lambda: True)
+        window.updateGUI()
+        assert window.ui.applyButton.enabled
+        assert window.ui.joinButton.text == "Leave"
+        monkeypatch.undo()
+
+
+def test_the_history_is_what_the_site_has_written(tmp_path):
+    metrics = {"loss": 0.5, "dice/liver": 0.7}
+    rows = [
+        {"event": "state", "state": "online", "message": "Connected; waiting for the next round."},
+        {"event": "round", "round": 1, "stage": "train"},
+        {"event": "progress", "round": 1, "stage": "train", "done": 7, "total": 12},
+        {
+            "event": "answered",
+            "round": 1,
+            "stage": "train",
+            "seconds": 2.5,
+            "metrics": {"loss": 0.5, "dice/liver": 0.7},
+        },
+        {"event": "round", "round": 2, "stage": "train"},
+        {"event": "progress", "round": 2, "stage": "train", "done": 3, "total": 12},
+    ]
+    (tmp_path / "status.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"event": "answ')
+    sent = {"event": "sent", "settings": {"round": 1}, "arrays": {"update": {"arrays": 3, "bytes": 4_000_000}}}
+    (tmp_path / "audit.jsonl").write_text(json.dumps(sent) + "\n")
+    record = SiteRecord(tmp_path)
+    status = record.read()
+    assert status.rounds[1].loss == 0.5
+    assert status.rounds[1].dice == {"liver": 0.7}
+    assert status.rounds[1].mbSent == 4.0
+    assert (status.round, status.done, status.total) == (2, 3, 12)
+    assert status.message == "The site ended by itself; join again to go on."
+    with (tmp_path / "status.jsonl").open("a") as file:
+        file.write('ered", "round": 2, "stage": "train", "seconds": 1, "metrics": {"loss": null}}\n')
+    assert record.read().rounds[2].seconds == 1
+    assert record.read().rounds[1].mbSent == 4.0
+
+
+def test_rounds_are_shown_as_table_and_plot(window, tmp_path):
+    rows = [{"event": "state", "state": "online", "message": "Connected; waiting for the next round."}]
+    for number in (1, 2, 3):
+        rows += [{"event": "round", "round": number, "stage": "train"}]
+        metrics = {"loss": 1 / number, "dice/liver": 0.2 * number}
+        rows += [{"event": "answered", "round": number, "stage": "train", "seconds": 2, "metrics": metrics}]
+    (tmp_path / "status.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status = SiteRecord(tmp_path).read()
+    status.running = True
+    window.federation.rounds.showStatus(status)
+    table = window.ui.historyTable
+    assert [table.item(0, column).text() for column in (0, 2, 3)] == ["3", "0.3333", "liver 0.600"]
+    window.ui.plotButton.click()
+    chart = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLPlotChartNode")
+    assert chart.GetTitle() == "SegViz rounds"
+    nodes = slicer.mrmlScene.GetNodesByClass("vtkMRMLTableNode")
+    values = slicer.util.arrayFromTableColumn(nodes.GetItemAsObject(0), "Dice")
+    assert np.allclose(values, [0.2, 0.4, 0.6])
+
+
+class TestPolicy:
+    def test_the_address_and_the_certificate_are_locked_with_the_reason(self, user_folder, kit):
+        (user_folder / "ca.crt").write_bytes(kit_parts()["ca.crt"])
+        policy = Policy(address="seg.hospital.org:9092", certificate=str(user_folder / "ca.crt"))
+        window = make_window(user_folder, policy=policy)
+        assert window.ui.addressEdit.text == "seg.hospital.org:9092"
+        for field in (window.ui.addressEdit, window.ui.certificatePath):
+            assert not field.enabled
+            assert field.toolTip == "Set by your administrator."
+        window.ui.kitPath.setCurrentPath(str(kit))
+        assert window.ui.addressEdit.text == "seg.hospital.org:9092"
+
+    def test_federation_can_be_barred(self, user_folder):
+        window = make_window(user_folder, policy=Policy(federation=False))
+        assert not window.ui.joinButton.enabled
+        assert window.ui.joinButton.toolTip == "Set by your administrator."
+        assert not window.ui.kitPath.enabled
+
+    def test_the_models_folder_can_be_fixed(self, user_folder, tmp_path):
+        from scenes import write_model
+
+        write_model(tmp_path / "fixed" / "m.safetensors", study="fixed")
+        window = make_window(user_folder, policy=Policy(models=str(tmp_path / "fixed")))
+        assert window.ui.modelSelector.currentText.startswith("fixed")
+        assert not window.ui.importModelButton.enabled
+        assert window.ui.importModelButton.toolTip == "Set by your administrator."
+
+    def test_it_is_read_from_the_module_folder_or_the_environment(self, tmp_path, monkeypatch):
+        assert readPolicy(tmp_path) == Policy()
+        (tmp_path / "segviz-policy.json").write_text('{"address": "a:1"}')
+        assert readPolicy(tmp_path).address == "a:1"
+        (tmp_path / "other.json").write_text('{"federation": false}')
+        monkeypatch.setenv("SEGVIZ_POLICY", str(tmp_path / "other.json"))
+        assert readPolicy(tmp_path) == Policy(federation=False)
+
+    def test_a_file_that_cannot_be_read_bars_federation_and_says_so(self, tmp_path):
+        for text in ("{", '{"adress": "a:1"}', '{"federation": "no"}'):
+            (tmp_path / "segviz-policy.json").write_text(text)
+            policy = readPolicy(tmp_path)
+            assert not policy.federation
+            assert "cannot be used" in policy.problem
+            assert policy.problem.endswith("ask your administrator.")
+
+
+def test_a_finished_study_s_model_appears_in_the_segment_list(window, user_folder):
+    from scenes import write_model
+
+    site = user_folder / "sites" / "demo-north"
+    write_model(site / "meta_model.safetensors", study="together")
+    window.federation.logic.site = site
+    window.federation.follow()
+    assert window.ui.modelSelector.currentText.startswith("together")
+
+
+def test_closing_slicer_asks_whether_the_site_goes_on(window, monkeypatch):
+    asked, left = [], []
+    monkeypatch.setattr(window.federation.logic, "joined", lambda: True)
+    monkeypatch.setattr(window.federation.logic, "leave", lambda **callbacks: left.append(1))
+    for answer in (True, False):
+        window.federation.ask = lambda question, answer=answer: asked.append(question) or answer
+        window.cleanup()
+    window.cleanup(closing=False)
+    assert len(asked) == 2
+    assert "go on after Slicer has closed?" in asked[0]
+    assert len(left) == 1
+    monkeypatch.undo()
