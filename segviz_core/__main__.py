@@ -73,7 +73,7 @@ def _prepare_process(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     if not options.debug and not sys.warnoptions:
         warnings.simplefilter("ignore")  # third-party deprecation notices say nothing to a user
-    # OpenMP threads that wait spin by default; beside other busy programs a CT of 5 s then took 49 s, like this 12 to 18
+    # Waiting OpenMP threads spin by default: beside other busy programs a CT of 5 s then took 49 s, so 12 to 18 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end like Ctrl-C, so that half-written files are removed
     if options.json and hasattr(os, "setsid"):
@@ -95,7 +95,7 @@ def _explained(error: BaseException) -> SegVizError:
         )
     what = str(error).strip().splitlines()[0] if str(error).strip() else "no further message"
     return SegVizError(
-        f"Unexpected {type(error).__name__}: {what}",
+        f"Unexpected {type(error).__name__}: {what.removesuffix('.')}.",
         hint="Run the command again with --debug to see where it happened.",
     )
 

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from segviz_core.errors import InputError
@@ -26,15 +27,28 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-        raise InputError(
-            f"Cannot write {path}: {reason}.", hint="Choose another output or free space; the old file is unchanged."
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise InputError at once, before the work, where `replacing(path)` lacks the folder or the permission."""
+    try:
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _cannot_write(path, error) from error
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON (indented, no NaN) in one step."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+    return InputError(
+        f"Cannot write {path}: {reason}.", hint="Choose another output or free space; the old file is unchanged."
+    )

@@ -51,10 +51,10 @@ def add_commands(subparsers: Subparsers) -> None:
 def _segment(options: argparse.Namespace, console: "Console") -> None:
     started = time.perf_counter()
     from segviz_core.meta_model import MetaModel
-    from segviz_core.volumes import read_ct, write_labels
+    from segviz_core.volumes import check_output, read_ct, write_labels
 
-    model_file = options.model or _newest_model()
-    model = MetaModel.load(model_file)
+    check_output(options.out)
+    model = MetaModel.load(options.model or _newest_model())
     console.progress("read", 0, 1)
     ct = read_ct(options.ct)
     console.progress("read", 1, 1)
@@ -115,30 +115,35 @@ def _newest_model() -> Path:
 
 
 def _evaluate(options: argparse.Namespace, console: "Console") -> None:
-    from segviz_core.evaluation import evaluate
-    from segviz_core.volumes import read_labels, same_grid
-
     pairs = _pairs(options.prediction, options.truth)
     scores: list[OrganScore] = []
-    for done, (prediction_file, truth_file) in enumerate(pairs):
+    for done, (prediction, truth) in enumerate(pairs):
         console.progress("evaluate", done, len(pairs))
-        prediction, truth = read_labels(prediction_file), read_labels(truth_file)
-        if not same_grid(prediction, truth):
-            raise InputError(
-                f"{prediction_file}: expected the grid of {truth_file}, found another.",
-                hint="Segment the CT that the truth was drawn on.",
-            )
-        scores += evaluate(
-            prediction.voxels,
-            truth.voxels,
-            case=truth_file.name.split(".")[0],
-            spacing_mm=truth.spacing_mm,
-            tolerance_mm=options.tolerance,
-        )
+        scores += _scores(prediction, truth, options.tolerance)
     console.progress("evaluate", len(pairs), len(pairs))
     console.result(
         {"cases": [vars(score) for score in scores], "dice": _mean_dice(scores), "tolerance_mm": options.tolerance},
         _score_table(scores),
+    )
+
+
+def _scores(prediction_file: Path, truth_file: Path, tolerance_mm: float) -> "Sequence[OrganScore]":
+    from segviz_core.volumes import read_labels, same_grid
+
+    prediction, truth = read_labels(prediction_file), read_labels(truth_file)
+    if not same_grid(prediction, truth):
+        raise InputError(
+            f"{prediction_file}: expected the grid of {truth_file}, found another.",
+            hint="Segment the CT that the truth was drawn on.",
+        )
+    from segviz_core.evaluation import evaluate  # after the checks above: torch takes seconds to import
+
+    return evaluate(
+        prediction.voxels,
+        truth.voxels,
+        case=truth_file.name.split(".")[0],
+        spacing_mm=truth.spacing_mm,
+        tolerance_mm=tolerance_mm,
     )
 
 

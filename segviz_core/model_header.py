@@ -68,7 +68,7 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             text = file.read(length) if length <= _LARGEST_HEADER else b""
-        if length <= _LARGEST_HEADER and len(text) < length:
+        if length <= _LARGEST_HEADER and len(text) < length and text[:1] in (b"{", b""):
             raise _truncated(path, size, 8 + length)
         header = json.loads(text)
         tensors = {key: value for key, value in header.items() if key != "__metadata__"}

@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from segviz_core.atomic import replacing
+from segviz_core.atomic import check_writable, replacing
 from segviz_core.dicom_series import find_series
 from segviz_core.errors import InputError
 
@@ -102,13 +102,23 @@ def write_labels(path: Path, labels: NDArray[np.uint8], like: Volume) -> None:
     """
     if labels.dtype != np.uint8 or labels.shape != like.voxels.shape:
         raise ValueError(f"expected uint8 {like.voxels.shape}, found {labels.dtype} {labels.shape}")
-    if not path.name.lower().endswith(WRITABLE):
-        raise InputError(f"{path}: expected one of {', '.join(WRITABLE)}.", hint="Choose another file name.")
+    check_output(path)
     with replacing(path) as temporary:
         if _is_nifti(path):
             _write_nifti(temporary, labels, like)
         else:
             _write_itk(temporary, labels, like)
+
+
+def check_output(path: Path) -> None:
+    """Refuse a label file that `write_labels` could not write, before the work that fills it.
+
+    Raises:
+        InputError: the suffix is none of `WRITABLE`; the folder is missing or not writable.
+    """
+    if not path.name.lower().endswith(WRITABLE):
+        raise InputError(f"{path}: expected one of {', '.join(WRITABLE)}.", hint="Choose another file name.")
+    check_writable(path)
 
 
 def same_grid(a: Volume, b: Volume) -> bool:

@@ -1,5 +1,6 @@
 """The meta-model file: what comes back, and every file that is refused."""
 
+import gzip
 import hashlib
 import json
 import struct
@@ -119,6 +120,13 @@ def test_any_other_file_is_not_a_model(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("any") / "any.safetensors"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"not a SegViz meta-model|truncated"):
+        MetaModel.load(path)
+
+
+def test_a_compressed_ct_is_not_taken_for_a_truncated_model(tmp_path):
+    path = tmp_path / "ct.nii.gz"
+    path.write_bytes(gzip.compress(b"voxels", mtime=0))  # its first 8 bytes could be the length of a header
+    with pytest.raises(InputError, match="not a SegViz meta-model: it is not a safetensors file"):
         MetaModel.load(path)
 
 
