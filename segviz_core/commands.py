@@ -13,7 +13,6 @@ from segviz_core.errors import InputError
 
 if TYPE_CHECKING:
     from segviz_core.console import Console
-    from segviz_core.labels import LabelSet
 
 Subparsers = Any  # argparse._SubParsersAction[ArgumentParser]: private in the standard library
 
@@ -34,7 +33,7 @@ def add_commands(subparsers: Subparsers) -> None:
 
     check = subparsers.add_parser("check", help="say which cases of a site's folder are fit for training")
     check.add_argument("folder", type=Path, metavar="FOLDER", help="site folder, data list, MSD, KiTS19 or BTCV")
-    check.add_argument("--label-set", type=names, metavar="ORGANS", help="organs annotated here, by comma")
+    check.add_argument("--label-set", type=names, default=(), metavar="ORGANS", help="organs annotated here, by comma")
     check.add_argument(
         "--label-values",
         type=label_values,
@@ -73,8 +72,10 @@ def _profile(name: str) -> Any:
 
 def _check(options: argparse.Namespace, console: "Console") -> None:
     from segviz_core.cases import check_cases
+    from segviz_core.layouts import find_cases
 
-    rows = check_cases(options.folder, _label_set(options), on_progress=console.progress)
+    label_set = find_cases(options.folder).label_set(options.label_set, stated=dict(options.label_values))
+    rows = check_cases(options.folder, label_set, on_progress=console.progress)
     bad = sum(not row.ok for row in rows)
     cases = [
         {"name": row.name, "image": str(row.image), "label": str(row.label or ""), "ok": row.ok, "why": row.why}
@@ -88,19 +89,3 @@ def _check(options: argparse.Namespace, console: "Console") -> None:
             f"{bad} of {len(rows)} cases cannot be used for training.",
             hint="Correct what the table says, or move them.",
         )
-
-
-def _label_set(options: argparse.Namespace) -> "LabelSet | None":
-    from segviz_core.labels import LabelSet
-    from segviz_core.layouts import find_cases
-
-    stated = dict(options.label_values)
-    organs = options.label_set or tuple(stated)
-    if not organs:
-        return None
-    others = [organ for organ in organs if organ not in stated]
-    known = find_cases(options.folder).label_set(others).values if others else {}
-    try:
-        return LabelSet({organ: stated.get(organ) or known[organ] for organ in organs})
-    except ValueError as error:
-        raise InputError(f"Label values: {error}.", hint="Example: --label-values liver=6 kidneys=2,3") from error

@@ -12,6 +12,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from segviz_core.errors import InputError
@@ -42,27 +43,34 @@ class SiteFolder:
     cases: tuple[CaseFiles, ...]
     values: Mapping[str, tuple[int, ...]]
 
-    def label_set(self, organs: Collection[str] | None = None) -> LabelSet:
-        """The label set of `organs` (default: of all organs the layout states) with this layout's own values.
+    def label_set(
+        self, organs: Collection[str] = (), *, stated: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    ) -> LabelSet:
+        """The label set of `organs` (default: of those with `stated` values, else of all that the layout states).
 
-        A layout that states no values has SegViz's own (labels.ORGANS).
+        `stated` values win over the layout's own; a layout without any has SegViz's own (labels.ORGANS).
 
         Raises:
-            InputError: an organ without a known value, or neither layout nor caller says which organs.
+            InputError: an organ without a known value, one value for two organs, or neither layout nor caller says
+                which organs.
         """
-        if organs is None and not self.values:
+        known = {**(self.values or {name: (organ.value,) for name, organ in ORGANS.items()}), **stated}
+        chosen = tuple(organs) or tuple(stated) or tuple(self.values)
+        if not chosen:
             raise InputError(
                 f"Layout {self.layout}: expected the names of the annotated organs, found no statement of them.",
                 hint=f"Name the organs of this site: {', '.join(ORGANS)}.",
             )
-        known = self.values or {name: (organ.value,) for name, organ in ORGANS.items()}
-        for organ in organs or ():
+        for organ in chosen:
             if organ not in known:
                 raise InputError(
                     f"Layout {self.layout}: expected an organ of {', '.join(known)}, found {organ}.",
                     hint="State its label values in a label set.",
                 )
-        return LabelSet({organ: known[organ] for organ in organs or known})
+        try:
+            return LabelSet({organ: known[organ] for organ in chosen})
+        except ValueError as error:
+            raise InputError(f"Label values: {error}.", hint="Example: --label-values liver=6 kidneys=2,3") from error
 
 
 def find_cases(folder: Path) -> SiteFolder:

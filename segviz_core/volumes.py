@@ -172,7 +172,7 @@ def _read_nifti(path: Path) -> Volume:
     _check_forms(path, qform, sform, shape[:3])
     try:
         voxels = np.asanyarray(image.dataobj).reshape(shape[:3], order="F")
-    except (OSError, ValueError) as error:  # the data's offset points behind the end
+    except (OSError, ValueError, OverflowError) as error:  # the data's offset points behind the end
         raise _unreadable(path) from error
     return Volume(voxels, np.asarray(image.affine, np.float64))
 

@@ -166,7 +166,6 @@ def bad_calls(folder):
         "no folder": (("segment", ct, folder / "absent" / "out.nii.gz", *model), "the folder does not exist"),
         "no profile": (("phantoms", "tiny", folder / "p"), "Expected a profile of smoke, small, medium, found tiny"),
         "no cases": (("check", folder / "absent"), "absent"),
-        "bad values": (("check", folder, "--label-values", "liver=1", "spleen=1"), "label value 1 stands for both"),
         "no truth": (("evaluate", ct, folder / "absent.nii.gz"), "absent.nii.gz"),
     }
 

@@ -7,7 +7,7 @@ import pytest
 
 from segviz_core.errors import InputError
 from segviz_core.labels import LabelSet
-from segviz_core.layouts import find_cases
+from segviz_core.layouts import SiteFolder, find_cases
 
 
 def touch(root: Path, *names: str) -> None:
@@ -107,6 +107,14 @@ def test_btcv_has_both_kidneys_and_four_organs(tmp_path, root):
         ("img0001", "label0001.nii.gz"),
         ("img0002", None),
     ]
+
+
+def test_stated_values_win_over_those_of_the_layout(tmp_path):
+    found = SiteFolder("BTCV", (), {"liver": (6,), "spleen": (1,)})
+    assert found.label_set(["liver", "spleen"], stated={"liver": (9,)}) == LabelSet({"liver": (9,), "spleen": (1,)})
+    assert found.label_set(stated={"duodenum": (13,)}) == LabelSet({"duodenum": (13,)})
+    with pytest.raises(InputError, match="label value 1 stands for both spleen and liver"):
+        found.label_set(["spleen", "liver"], stated={"liver": (1,)})
 
 
 def test_data_list_names_files_anywhere_and_what_is_annotated(tmp_path):

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segviz_core.arguments import label_values, names
+
 if TYPE_CHECKING:
     from segviz_core.console import Console
     from segviz_core.federation.kit import Kit
@@ -39,7 +41,7 @@ def _add_coordinator(subparsers: Subparsers) -> None:
     add_site = commands.add_parser("add-site", help="write the kit with which a site joins")
     add_site.add_argument("study", type=Path, metavar="STUDY")
     add_site.add_argument("name", metavar="NAME", help="pseudonym of the site: letters, digits, - and _")
-    add_site.add_argument("--allow", type=_names, default=(), metavar="ORGANS", help="organs, by comma (default: any)")
+    add_site.add_argument("--allow", type=names, default=(), metavar="ORGANS", help="organs, by comma (default: any)")
     add_site.add_argument(
         "--out", type=Path, metavar="FILE", help="where to write the kit (default: STUDY/kits/NAME.zip)"
     )
@@ -63,11 +65,11 @@ def _add_site(subparsers: Subparsers) -> None:
     join.add_argument("kit", type=Path, metavar="KIT", help="the file you got from the coordinator")
     join.add_argument("--cases", type=Path, required=True, metavar="DIR", help="folder with images and labels")
     join.add_argument(
-        "--label-set", type=_names, required=True, metavar="ORGANS", help="organs annotated here, by comma"
+        "--label-set", type=names, required=True, metavar="ORGANS", help="organs annotated here, by comma"
     )
     join.add_argument(
         "--label-values",
-        type=_label_values,
+        type=label_values,
         nargs="+",
         default=[],
         metavar="ORGAN=VALUES",
@@ -181,24 +183,6 @@ def _site_status(options: argparse.Namespace, console: "Console") -> None:
 
     status = site.status(options.work or site.DEFAULT_FOLDER)
     console.result(status, "\n".join(f"{name}: {_plain(value)}" for name, value in status.items()))
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise argparse.ArgumentTypeError("expected names separated by commas")
-    return names
-
-
-def _label_values(text: str) -> tuple[str, tuple[int, ...]]:
-    organ, equals, numbers = text.partition("=")
-    try:
-        values = tuple(int(number) for number in numbers.split(","))
-    except ValueError:
-        values = ()
-    if not (organ and equals and values):
-        raise argparse.ArgumentTypeError(f"expected ORGAN=VALUE or ORGAN=VALUE,VALUE, found {text!r}")
-    return organ, values
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

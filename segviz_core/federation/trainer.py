@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from segviz_core.federation.packets import Packet
 from segviz_core.federation.session import SiteSession
 from segviz_core.federation.settings import SiteSettings
 from segviz_core.federation.site_folder import read_site
-from segviz_core.labels import LabelSet
 from segviz_core.layouts import find_cases
 
 _logger = logging.getLogger(__name__)
@@ -57,21 +56,15 @@ def _open_session(folder: Path, settings: dict[str, Any]) -> SiteSession:
     torch.set_num_threads(settings["cores"])
     site = SiteSettings.from_dict(settings["site"])
     folder_of_cases = Path(settings["cases"])
+    stated = {organ: tuple(values) for organ, values in settings["label_values"].items()}
     cases = open_site(
         folder_of_cases,
-        label_set=_label_set(folder_of_cases, settings["organs"], settings["label_values"]),
+        label_set=find_cases(folder_of_cases).label_set(settings["organs"], stated=stated),
         contract=site.contract,
         seed=site.seed,
         on_progress=_Reporter(),
     )
     return SiteSession(site, cases, folder / "work")
-
-
-def _label_set(cases: Path, organs: Sequence[str], stated: Mapping[str, Sequence[int]]) -> LabelSet:
-    """The stated values, and for organs without any those of the folder's layout."""
-    others = [organ for organ in organs if organ not in stated]
-    known = find_cases(cases).label_set(others).values if others else {}
-    return LabelSet({organ: tuple(stated[organ]) if organ in stated else known[organ] for organ in organs})
 
 
 def _answer(session: SiteSession, request: Packet, stop_when_closed: trainer_socket.Progress) -> Packet:
