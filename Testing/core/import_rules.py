@@ -64,6 +64,8 @@ WITHOUT_TORCH = {
 TORCH = {
     "batches",
     "evaluation",
+    "experiments.acceptance",
+    "experiments.baselines",
     "experiments.demo",
     "federation.pseudo_labels",
     "federation.session",

@@ -27,7 +27,8 @@ class Grid:
     @property
     def axes(self) -> tuple[NDArray[np.float64], ...]:
         """Coordinates of the voxel centres in mm, one array per axis."""
-        return tuple((np.arange(n, dtype=np.float64) - (n - 1) / 2) * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
+        sizes = zip(self.shape, self.spacing_mm, strict=True)
+        return tuple((np.arange(n, dtype=np.float64) - (n - 1) / 2) * spacing for n, spacing in sizes)
 
     @property
     def voxel_ml(self) -> float:

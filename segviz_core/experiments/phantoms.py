@@ -7,6 +7,8 @@ write_phantoms(PROFILES["small"], Path("demo/data"))
 import json
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -103,9 +105,9 @@ def write_phantoms(
     report("phantoms", done, len(cases))
     if not open_cases:
         return folder
+    workers = min(os.cpu_count() or 1, len(open_cases))
     # spawn: no lock or thread of the calling process (torch, rich) is inherited.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(open_cases)), mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
         futures = [pool.submit(_write_case, case, profile, seed) for case in open_cases]
         try:
             for future in as_completed(futures):
@@ -113,7 +115,7 @@ def write_phantoms(
                 done += 1
                 report("phantoms", done, len(cases))
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
     return folder
 
@@ -131,6 +133,19 @@ class _CaseFiles:
     @property
     def label(self) -> Path:
         return self.folder / self.site / "labels" / f"{self.site}_{self.index:03d}.nii.gz"
+
+
+def _start_worker() -> None:
+    """Ctrl-C is the parent's to handle; a worker whose parent was killed ends too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _write_case(case: _CaseFiles, profile: Profile, seed: int) -> None:

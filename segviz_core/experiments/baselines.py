@@ -1,0 +1,129 @@
+"""What SegViz is compared with: one network with a softmax over all organs, trained centrally or by FedAvg.
+
+Two losses for sites that annotate one organ each (method.md section 4): `naive` takes everything else for background,
+`marginal` asks only for the annotated organ.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.inferers.utils import sliding_window_inference
+from monai.networks.nets import UNet
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from segviz_core.batches import draw_batch
+from segviz_core.cases import Case
+from segviz_core.federation.synchronization import average_statistics
+from segviz_core.labels import ORGANS
+from segviz_core.losses import soft_dice
+from segviz_core.network import NetworkConfig
+from segviz_core.training import CLIP_NORM, TrainingConfig, cosine, step_generator
+
+Loss = Callable[[Tensor, Tensor, int], Tensor]
+Sites = Mapping[str, Sequence[Case]]
+"""Organ -> cases of the site that annotates it; channel k + 1 of the network belongs to the k-th organ."""
+
+
+def softmax_network(config: NetworkConfig, organs: Sequence[str]) -> UNet:
+    """The network of `SegVizNet`, with background and all organs as channels of one softmax instead of heads."""
+    return UNet(
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=1 + len(organs),
+        channels=config.channels,
+        strides=config.strides,
+        num_res_units=config.num_res_units,
+        norm="BATCH",
+    )
+
+
+def marginal(logits: Tensor, mask: Tensor, channel: int) -> Tensor:
+    """Dice + cross-entropy of the annotated organ's probability; background is the sum of all other channels.
+
+    logits (B, 1+K, X, Y, Z), mask (B, X, Y, Z) of the organ whose channel is given.
+    """
+    p = logits.softmax(1)[:, channel].clamp(1e-5, 1 - 1e-5)
+    return soft_dice(p, mask, smooth=1e-5) + F.binary_cross_entropy(p, mask)
+
+
+def naive(logits: Tensor, mask: Tensor, channel: int) -> Tensor:
+    """Soft Dice, mean over cases and all channels, as if organs that are not annotated were background."""
+    p = logits.softmax(1)
+    target = torch.zeros_like(p)
+    target[:, channel], target[:, 0] = mask, 1 - mask
+    overlap, total = (p * target).sum((2, 3, 4)), (p + target).sum((2, 3, 4))
+    return (1 - (2 * overlap + 1e-5) / (total + 1e-5)).mean()
+
+
+def train_central(network: nn.Module, sites: Sites, config: TrainingConfig, *, loss: Loss) -> None:
+    """Train on pooled cases: every site's `config.steps` steps, each on a batch of one site drawn by its cases."""
+    total = config.steps * len(sites)
+    optimizer = torch.optim.Adam(network.parameters(), config.learning_rate)
+    counts = np.array([len(cases) for cases in sites.values()])
+    drawn = step_generator(*config.seed_words, "sites").choice(len(sites), total, p=counts / counts.sum())
+    for step, k in enumerate(drawn):
+        _step(network, optimizer, sites, int(k), step, total, config, loss)
+
+
+def train_fedavg(network: nn.Module, sites: Sites, config: TrainingConfig, *, loss: Loss, steps_per_round: int) -> None:
+    """Conventional FedAvg: after every round all weights are averaged over the sites, each counting the same."""
+    clients = [copy.deepcopy(network) for _ in sites]
+    optimizers = [torch.optim.Adam(client.parameters(), config.learning_rate) for client in clients]
+    for start in range(0, config.steps, steps_per_round):
+        stop = min(start + steps_per_round, config.steps)
+        for k, (client, optimizer) in enumerate(zip(clients, optimizers, strict=True)):
+            for step in range(start, stop):
+                _step(client, optimizer, sites, k, step, config.steps, config, loss)
+        mean = _mean_state([client.state_dict() for client in clients])
+        for model in (network, *clients):
+            model.load_state_dict(mean)
+
+
+def predict(
+    network: nn.Module, organs: Sequence[str], patch_size: Sequence[int], voxels: NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    """Label values (X, Y, Z) of the most probable channel; windows as in `inference.margins`."""
+    network.eval()
+    image = torch.from_numpy(voxels)[None, None]
+    with torch.inference_mode():
+        logits = sliding_window_inference(image, tuple(patch_size), 1, network, overlap=0.5, mode="gaussian")
+    values = np.array([0, *(ORGANS[organ].value for organ in organs)], np.uint8)
+    labels: NDArray[np.uint8] = values[logits[0].argmax(0).numpy()]
+    return labels
+
+
+def _mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    mean = average_statistics(lambda i, key: states[i][key].numpy(), states[0], [1.0] * len(states))
+    return {key: torch.from_numpy(np.array(value)) for key, value in mean.items()}
+
+
+def _step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sites: Sites,
+    k: int,
+    step: int,
+    total: int,
+    config: TrainingConfig,
+    loss: Loss,
+) -> None:
+    organ = list(sites)[k]
+    network.train()
+    for group in optimizer.param_groups:
+        group["lr"] = cosine(step, total, config.learning_rate)
+    batch = draw_batch(
+        sites[organ],
+        organs=(organ,),
+        patch_size=config.patch_size,
+        batch_size=config.batch_size,
+        rng=step_generator(*config.seed_words, organ, step),
+    )
+    value = loss(network(batch.images), batch.masks[:, 0], k + 1)
+    optimizer.zero_grad()
+    value.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
+    optimizer.step()
