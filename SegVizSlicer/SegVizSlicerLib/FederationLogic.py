@@ -2,15 +2,22 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import qt
 from slicer.i18n import tr as _
 
-from SegVizSlicerLib.CoreProcess import CoreProcess, makeJobFolder
+from SegVizSlicerLib.CoreProcess import CoreProcess, Outcome, makeJobFolder
 from SegVizSlicerLib.SiteKit import KitInfo
 from SegVizSlicerLib.SiteRecord import SiteRecord, SiteStatus, isRunning
+
+LEAVE_PATIENCE_S = 40.0
+"""As `site leave` of the command line waits."""
+
+POLL_MS = 100
 
 
 class FederationLogic:
@@ -57,9 +64,27 @@ class FederationLogic:
         self.site = site
         self._start(arguments, **callbacks)
 
-    def leave(self, **callbacks: Any) -> None:
-        """Ask the site to leave; its heads and state stay for the next time."""
-        self._start(["site", "leave", "--work", str(self.site)], **callbacks)
+    def leave(self, onFinished: Callable[[Outcome], None]) -> None:
+        """Ask the site to leave and hear of its end; its heads and state stay for the next time.
+
+        The request is a file that the supervisor looks for, so that leaving needs no start of Python.
+        """
+        from segviz_core.federation.running import ask_to_stop
+
+        site, deadline = self.site, time.monotonic() + LEAVE_PATIENCE_S
+        assert site is not None
+
+        def poll() -> None:
+            if not isRunning(site):
+                onFinished(Outcome(0))
+            elif time.monotonic() > deadline:
+                message = _("The site did not end within {seconds:.0f} s.").format(seconds=LEAVE_PATIENCE_S)
+                onFinished(Outcome(1, {}, "error", message, _("Try again in a minute.")))
+            else:
+                qt.QTimer.singleShot(POLL_MS, poll)
+
+        ask_to_stop(site, wait_s=0)
+        poll()
 
     def cancel(self) -> None:
         """Stop a running check or join."""

@@ -192,7 +192,7 @@ class FederationPanel:
         """Withdraw consent: a running site leaves, and its folder with all its state is deleted."""
         consent.withdrawConsent()
         if self.joined():
-            self.logic.leave(onFinished=lambda _outcome: self._forgetSite(), onLog=self.window.log)
+            self.logic.leave(lambda _outcome: self._forgetSite())
         else:
             self._forgetSite()
         self.window.updateGUI()
@@ -204,7 +204,7 @@ class FederationPanel:
                 self.logic.cancel()
             elif self.joined():
                 self._say(_("Leaving..."))
-                self.logic.leave(onFinished=self._left, onLog=self.window.log)
+                self.logic.leave(self._left)
             else:
                 self._join()
         except Exception as error:
@@ -228,7 +228,7 @@ class FederationPanel:
         if closing and self.joined():
             question = _("This site takes part in a federation. Shall it go on after Slicer has closed?")
             if not self.ask(question):
-                self.logic.leave(onFinished=lambda _outcome: None)
+                self.logic.leave(lambda _outcome: None)
 
     # -- what is shown
 

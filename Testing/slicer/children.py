@@ -1,14 +1,15 @@
 """Real child processes as Slicer starts them: a stand-in for PythonSlicer's launcher, and a model to segment with.
 
 The launcher stays as the parent of Python and puts Slicer's own site-packages before everything else on the path
-(slicer.md section 3). Of those, cryptography stands for all that Flower cannot use: here it raises when imported, so
-that Flower has to come with its own. (torch and monai get along with Slicer's packaging and typing_extensions.)
+(slicer.md section 3). Here those are copies of the three packages on which Flower and Slicer disagree; Flower's
+processes refuse to start when they get them instead of the ones of the private folder (flower_process.py).
 """
 
 import base64
 import functools
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from scenes import ROOT
 
-SHADOWS = ("cryptography",)
+SHADOWS = ("cryptography", "packaging", "typing_extensions.py")
 
 
 @functools.cache
@@ -32,17 +33,29 @@ def child_python() -> str:
 
 
 def write_launcher(folder: Path, *, shadows: tuple[str, ...] = ()) -> Path:
-    """Write PythonSlicer into `folder`; with `shadows` Slicer's versions of these packages come first."""
+    """Write PythonSlicer into `folder`; the packages `shadows` come first on its path, from a folder of Slicer's."""
     packages = folder / "slicer-packages"
     packages.mkdir(parents=True)
     for name in shadows:
-        (packages / f"{name}.py").write_text(f'raise ImportError("this is Slicer\'s {name}, of another version")\n')
+        source = site_packages() / name
+        if source.is_dir():
+            shutil.copytree(source, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, packages / name)
     launcher = folder / "PythonSlicer"
     launcher.write_text(
         f'#!/bin/sh\nPYTHONPATH="{packages}:$PYTHONPATH"\nexport PYTHONPATH\n"{child_python()}" "$@"\nexit $?\n'
     )
     launcher.chmod(0o755)
     return launcher
+
+
+@functools.cache
+def site_packages() -> Path:
+    """Where the child's Python has its packages, Flower among them."""
+    program = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    run = subprocess.run([child_python(), "-c", program], capture_output=True, text=True, check=True)
+    return Path(run.stdout.strip())
 
 
 @functools.cache

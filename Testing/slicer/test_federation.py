@@ -413,7 +413,6 @@ class TestJoin:
 
 
 def test_the_history_is_what_the_site_has_written(tmp_path):
-    metrics = {"loss": 0.5, "dice/liver": 0.7}
     rows = [
         {"event": "state", "state": "online", "message": "Connected; waiting for the next round."},
         {"event": "round", "round": 1, "stage": "train"},
@@ -521,7 +520,7 @@ def test_a_finished_study_s_model_appears_in_the_segment_list(window, user_folde
 def test_closing_slicer_asks_whether_the_site_goes_on(window, monkeypatch):
     asked, left = [], []
     monkeypatch.setattr(window.federation.logic, "joined", lambda: True)
-    monkeypatch.setattr(window.federation.logic, "leave", lambda **callbacks: left.append(1))
+    monkeypatch.setattr(window.federation.logic, "leave", lambda onFinished: left.append(1))
     for answer in (True, False):
         window.federation.ask = lambda question, answer=answer: asked.append(question) or answer
         window.cleanup()
