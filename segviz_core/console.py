@@ -39,6 +39,7 @@ class Console:
         self._json = json_lines
         self._cancel_file = cancel_file
         self._heartbeat = heartbeat
+        self._terminal = sys.stderr.isatty()  # asked before the bars take its place
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_stage, self._last_time = "", 0.0
@@ -66,7 +67,7 @@ class Console:
         if self._json:
             if self._due(stage, done, total, _JSON_INTERVAL_S):
                 self._emit("progress", {"stage": stage, "done": done, "total": total})
-        elif sys.stderr.isatty():
+        elif self._terminal:
             self._draw(stage, done, total)
         elif self._due(stage, done, total, _PLAIN_INTERVAL_S):
             sys.stderr.write(f"{stage} {done}/{total}\n")

@@ -54,7 +54,8 @@ def test_a_terminal_shows_a_bar():
     code = (
         "from segviz_core.console import Console\n"
         "with Console() as console:\n"
-        "    for done in range(13): console.progress('network', done, 12)\n"
+        "    for stage in ('read', 'network'):\n"
+        "        for done in range(13): console.progress(stage, done, 12)\n"
     )
     parent, child = pty.openpty()
     try:
@@ -63,9 +64,10 @@ def test_a_terminal_shows_a_bar():
     finally:
         os.close(parent)
         os.close(child)
-    assert "network" in shown
-    assert "12/12" in shown
-    assert "━" in shown
+    lines = shown.replace("\r", "\n").splitlines()
+    for stage in ("read", "network"):
+        assert any(stage in line and "━" in line and "12/12" in line for line in lines), shown
+        assert not any(line.strip().startswith(f"{stage} 12/12") for line in lines), shown
 
 
 def test_the_cancel_file_stops_at_the_next_report(tmp_path, capsys):

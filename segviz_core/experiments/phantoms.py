@@ -9,8 +9,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,8 @@ def write_phantoms(
     workers = min(os.cpu_count() or 1, len(open_cases))
     # spawn: no lock or thread of the calling process (torch, rich) is inherited.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
-        futures = [pool.submit(_write_case, case, profile, seed) for case in open_cases]
+        with _ctrl_c_ignored():
+            futures = [pool.submit(_write_case, case, profile, seed) for case in open_cases]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -133,6 +135,19 @@ class _CaseFiles:
     @property
     def label(self) -> Path:
         return self.folder / self.site / "labels" / f"{self.site}_{self.index:03d}.nii.gz"
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Processes started inside inherit it, so that none shows a traceback while it still imports."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may ask for signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start_worker() -> None:
