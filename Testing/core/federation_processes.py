@@ -32,11 +32,11 @@ class Coordinator:
 
     def __init__(self, study: Path) -> None:
         self.study = study
-        self._log = (study / "start.log").open("wb")
+        self._output = study / f"start-{time.time_ns()}.log"
         self.process = subprocess.Popen(
             [sys.executable, "-m", "segviz_core", "--json", "coordinator", "start", str(study)],
             stdin=subprocess.DEVNULL,
-            stdout=self._log,
+            stdout=self._output.open("wb"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -54,11 +54,11 @@ class Coordinator:
     def output(self) -> str:
         """What it has written, with the logs of its children."""
         logs = sorted((self.study / "logs").glob("*.log"))
-        return "\n".join(f"--- {file.name}\n{file.read_text()[-3000:]}" for file in [self.study / "start.log", *logs])
+        return "\n".join(f"--- {file.name}\n{file.read_text()[-3000:]}" for file in [self._output, *logs])
 
     def last_line(self) -> dict[str, Any]:
         """The last JSON line of its output."""
-        lines = [line for line in (self.study / "start.log").read_text().splitlines() if line.startswith("{")]
+        lines = [line for line in self._output.read_text().splitlines() if line.startswith("{")]
         values = json.loads(lines[-1])
         assert isinstance(values, dict)
         return values
@@ -78,15 +78,16 @@ def states(folder: Path) -> list[str]:
 
 
 def processes_of(folder: Path) -> dict[int, str]:
-    """Pid and command line of every living process that names `folder` (Linux)."""
+    """Pid and command line of every living process with `folder` in its arguments or environment (Linux)."""
     found = {}
     for entry in Path("/proc").iterdir():
         try:
-            words = (entry / "cmdline").read_bytes().decode().replace("\0", " ")
-        except (OSError, ValueError):
+            arguments, variables = ((entry / name).read_bytes() for name in ("cmdline", "environ"))
+        except OSError:
             continue
-        if str(folder) in words and int(entry.name) != os.getpid():
-            found[int(entry.name)] = words
+        ours = str(folder).encode() in arguments + variables and entry.name not in (str(os.getpid()), "self")
+        if ours and arguments:  # a process without arguments is dead and waits for its parent
+            found[int(entry.name)] = arguments.decode(errors="replace").replace("\0", " ")
     return found
 
 

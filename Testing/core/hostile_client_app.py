@@ -89,5 +89,5 @@ BEHAVIOURS: dict[str, Callable[[RecordDict], RecordDict]] = {
     "its reply cannot be read.": no_metrics,
     "metric dice/pancreas is missing": metric("dice/pancreas", None),
     "head/pancreas: up.weight: expected float32 (3,), found float32 (7,)": bad_head,
-    "no reply within": client_app_exits,
+    "it went offline during the round": client_app_exits,
 }

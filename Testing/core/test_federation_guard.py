@@ -13,7 +13,7 @@ from segviz_core.federation import coordinator, site
 from segviz_core.federation.study import Study
 
 SITES = {"liver": ["liver"], "spleen": ["spleen"]}
-# 12 training rounds and `evaluate` make 13 after `declare`; the last one waits for the ClientApp that ended.
+# 12 training rounds and `evaluate` follow `declare`: thirteen.
 ROUNDS = len(BEHAVIOURS) - 1
 
 

@@ -8,6 +8,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+import flwr.supercore.retry.http_retry as http_retry
 import flwr.supernode.runtime.run_clientapp as runtime
 import flwr.supernode.start_client_internal as node
 import pytest
@@ -53,6 +54,11 @@ def test_the_superexec_has_the_names_that_the_gate_replaces() -> None:
 
 def test_the_node_sleeps_through_its_own_time_module() -> None:
     assert "time.sleep(3)" in inspect.getsource(node.start_client_internal), WHAT_TO_DO
+
+
+def test_retries_are_bounded_by_the_name_that_the_node_process_changes() -> None:
+    source = inspect.getsource(http_retry.make_simple_http_retry_invoker)
+    assert "exponential(max_delay=MAX_RETRY_DELAY)" in source, WHAT_TO_DO
 
 
 def test_another_version_of_flower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

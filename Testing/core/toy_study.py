@@ -43,11 +43,13 @@ def write_toy_study(folder: Path, **settings: Any) -> StudySettings:
     return study
 
 
-def reference(folder: Path, sites: Mapping[str, Sequence[str]], **settings: Any) -> StudyState:
-    """The state that the toy study ends with when `sites` (name -> organs) answer every round, in one process."""
+def reference(
+    folder: Path, sites: Mapping[str, Sequence[str]], *, until: int | None = None, **settings: Any
+) -> StudyState:
+    """The state of the toy study, after round `until` or its last, when `sites` (name -> organs) answer every round."""
     contract = write_toy_study(folder, **settings).contract.hash
     study, names = Study(folder), {str(node): site for node, site in enumerate(sorted(sites), start=1)}
-    while not study.finished:
+    while not study.finished and study.state.finished != until:
         for node, request in study.requests(list(names)).items():
             reply = toy_trainer.answer(request, site=names[node], organs=list(sites[names[node]]), contract=contract)
             study.accept(node, reply)

@@ -140,7 +140,8 @@ def end_with_parent(stop: Callable[[], None]) -> None:
 
     def wait() -> None:
         with suppress(OSError, ValueError):
-            sys.stdin.buffer.read()
+            while os.read(sys.stdin.fileno(), 4096):  # sys.stdin itself would hold a lock that Python's end needs
+                pass
         stop()
 
     threading.Thread(target=wait, name="parent", daemon=True).start()

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 from segviz_core.federation.child import end_with_parent
 
-_LONGEST_SLEEP_S = 1.0
+_LONGEST_SLEEP_S, _LONGEST_RETRY_S = 1.0, 4.0
 
 COMMAND = ("-P", "-m", "segviz_core.federation.flower_process")
 
@@ -62,11 +62,14 @@ def _superlink() -> None:
 
 
 def _supernode() -> None:
+    import flwr.supercore.retry.http_retry as retry
     import flwr.supernode.start_client_internal as node
     from flwr.supernode.cli import flower_supernode
 
-    # Flower looks for a message every 3 s, hard-coded: with 30 rounds that alone would cost a minute.
+    # Hard-coded in Flower: it looks for a message every 3 s (with 30 rounds that alone would cost a minute), and tries
+    # to reach a server that restarts every 20 s.
     node.time = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, _LONGEST_SLEEP_S)))
+    retry.MAX_RETRY_DELAY = _LONGEST_RETRY_S
     flower_supernode()
 
 

@@ -49,7 +49,7 @@ class Supervisor:
         self._ready = False
         self._trainer_error: SegVizError | None = None
         self._state = self._message = ""
-        self._online = False
+        self._online = self._task_crashed = False
         self._was_online = any(row.get("state") == "online" for row in journal.read(folder / STATUS_FILE))
         self._trying_since = self._next_try = time.monotonic()
         self._deaths: list[float] = []
@@ -121,10 +121,14 @@ class Supervisor:
     def _keep_node(self) -> None:
         if self._node and self._node.returncode is None:
             self._check_patience()
+            if self._task_crashed:
+                self._count_death("A task")
+                self._renew_node()
             return
         if self._node:
             returncode, log = self._node.returncode, self._node.last_lines
-            self._node, self._online = None, False
+            self._node = None
+            self._set_offline()
             self._after_end(explain(log, returncode=returncode or 0, worked_before=self._was_online))
         elif time.monotonic() >= self._next_try:
             self._start_node()
@@ -154,9 +158,7 @@ class Supervisor:
             self._online = self._was_online = True
             self._say("online", "Connected; waiting for the next round.")
         elif RETRYING.search(line):
-            if self._online:
-                self._trying_since = time.monotonic()
-            self._online = False
+            self._set_offline()
             self._say("reconnecting" if self._was_online else "connecting", f"{NOT_RUNNING} Trying again.")
 
     def _keep_superexec(self) -> None:
@@ -166,12 +168,28 @@ class Supervisor:
             return  # the node opens its local port before it is online
         if self._superexec:
             self._count_death("The gate")
+            self._renew_node()
+            return
         arguments = [str(self._folder), "--runtime-api-address", f"127.0.0.1:{self._port}", "--insecure"]
         self._superexec = Child(
             command("site-superexec", self._flwr_folder, *arguments, "--superexec-auth-secret-file", str(self._secret)),
             environment=self._environment,
             log=self._folder / "superexec.log",
+            on_line=self._hear_superexec,
         )
+
+    def _hear_superexec(self, line: str) -> None:
+        said = journal.heard(line)
+        if said and said["event"] == "task-ended" and said["returncode"] not in (0, 1):  # Flower's own: it has answered
+            self._task_crashed = True
+
+    def _renew_node(self) -> None:
+        """Take a new node after a task died: the old one waits 60 s for its answer, and may then mix up its answers."""
+        self._task_crashed = False
+        if self._node:
+            self._node.stop()
+        self._node = None
+        self._set_offline()
 
     def _after_end(self, reason: Reason) -> None:
         journal.append(self._folder / AUDIT_FILE, "disconnected", message=reason.message)
@@ -183,13 +201,16 @@ class Supervisor:
             return
         if reason.then is Then.RETRY:
             self._count_death("The connection")
-        elif self._state not in ("reconnecting", "connecting"):
-            self._trying_since = time.monotonic()
         patience = LEASE_S if self._was_online else UNREGISTERED_S
         if reason.then is Then.RETRY_A_WHILE and time.monotonic() - self._trying_since > patience:
             raise InputError(reason.message, hint=reason.hint)
         self._say("reconnecting" if self._was_online else "connecting", reason.message)
         self._next_try = time.monotonic() + _RETRY_S
+
+    def _set_offline(self) -> None:
+        if self._online:
+            self._trying_since = time.monotonic()
+        self._online = False
 
     def _check_patience(self) -> None:
         if not self._was_online and time.monotonic() - self._trying_since > FIRST_TIME_S:
