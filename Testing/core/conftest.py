@@ -3,6 +3,7 @@
 import os
 from importlib.util import find_spec
 
+import pytest
 from import_rules import FLOWER, TESTS_THAT_NEED_TORCH, TORCH
 
 # Tiny networks on several threads are ten times slower than on one while other processes work.
@@ -11,3 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if find_spec("torch") is None:
     _modules = {module.rpartition(".")[2] for module in TORCH | FLOWER}
     collect_ignore = sorted({f"test_{module}.py" for module in _modules} | TESTS_THAT_NEED_TORCH)
+
+
+@pytest.fixture
+def unmeasured_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Child processes without coverage: on a full disk it cannot write its own file either, and says so at length."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)

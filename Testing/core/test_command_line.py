@@ -205,6 +205,7 @@ def test_anything_unexpected_is_one_sentence_and_exit_code_1():
     assert "--debug" in done.stderr
 
 
+@pytest.mark.usefixtures("unmeasured_children")
 def test_a_full_disk_leaves_the_old_output(folder):
     full = folder / "full"
     full.mkdir()

@@ -299,6 +299,7 @@ except InputError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+@pytest.mark.usefixtures("unmeasured_children")
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
 def test_full_disk_leaves_the_old_labels(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
