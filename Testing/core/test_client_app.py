@@ -33,12 +33,13 @@ def trainer(tmp_path: Path) -> Trainer:
     return start
 
 
-def test_trainers_answer_leaves_the_site_and_is_noted(tmp_path: Path, trainer: Trainer) -> None:
+def test_what_comes_and_what_leaves_is_noted(tmp_path: Path, trainer: Trainer) -> None:
     trainer(lambda request: REPLY)
     reply = records.from_record(answer(records.to_record(REQUEST), tmp_path))
     np.testing.assert_array_equal(reply.arrays["update"]["w"], REPLY.arrays["update"]["w"])
-    (row,) = journal.read(tmp_path / AUDIT_FILE)
-    assert row["event"] == "sent"
+    received, row = journal.read(tmp_path / AUDIT_FILE)
+    assert (received["event"], row["event"]) == ("received", "sent")
+    assert received["arrays"] == {"representation": {"arrays": 1, "bytes": 16}}
     assert row["arrays"] == {"update": {"arrays": 1, "bytes": 8}}
     assert row["metrics"] == {"loss": 1.0, "dice/liver": 0.5}
 

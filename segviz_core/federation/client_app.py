@@ -29,9 +29,10 @@ def answer(content: RecordDict, site: Path) -> RecordDict:
     try:
         request = records.from_record(content)
         check_schema(request)
+        _note(site, "received", request)
         reply = trainer_socket.ask(site, request)
         check_schema(reply)
-        _note(site, reply)
+        _note(site, "sent", reply)
         return records.to_record(reply)
     except trainer_socket.TrainerError as error:
         return _error(site, error.code, error)
@@ -41,13 +42,14 @@ def answer(content: RecordDict, site: Path) -> RecordDict:
         return _error(site, "failed", error)
 
 
-def _note(site: Path, reply: Packet) -> None:
-    """The audit record of one reply: what leaves, by name and size."""
+def _note(site: Path, event: str, packet: Packet) -> None:
+    """The audit record of one packet: what came or leaves, by name and size."""
     groups = {
         name: {"arrays": len(arrays), "bytes": sum(array.nbytes for array in arrays.values())}
-        for name, arrays in reply.arrays.items()
+        for name, arrays in packet.arrays.items()
     }
-    journal.append(site / AUDIT_FILE, "sent", settings=dict(reply.settings), arrays=groups, metrics=dict(reply.metrics))
+    values = {"settings": dict(packet.settings), "arrays": groups, "metrics": dict(packet.metrics)}
+    journal.append(site / AUDIT_FILE, event, **values)
 
 
 def _error(site: Path, code: str, error: Exception) -> RecordDict:
