@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up .venv by themselves. PYTHON=..., TORCH_INDEX=... and CUDA=1 steer that (README.md).
-.PHONY: setup demo test test-312 lint clean
+.PHONY: setup demo test test-312 test-slicer screenshots lint clean
 
 # Any Python that runs may start the set-up; the set-up then finds the right one.
 RUNNING := $(shell for p in $(PYTHON) python3 python3.11 python3.12 python; do \
@@ -25,6 +25,20 @@ test:
 test-312:
 	@$(SETUP) test-312 --python 3.12 --folder .venv312 --optional
 	@! .venv312/bin/python -c '' 2>/dev/null || .venv312/bin/python -m pytest Testing/core
+
+# The window on another Slicer: make test-slicer PYTHON=python3.12 SLICER_CORE=5.13.31053.0 (the preview). Real child
+# processes run in .venv, so that this environment needs no torch.
+SLICER_CORE ?= 5.13.31053.0
+test-slicer:
+	@$(HOST_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "test-slicer needs Python 3.11 or later: PYTHON=python3.12" >&2; exit 1)
+	@test -d .venv-slicer || $(HOST_PYTHON) -m venv .venv-slicer
+	.venv-slicer/bin/python -m pip install -q -e ".[images,pytest]" cryptography slicer-core==$(SLICER_CORE) "PySide6-Essentials>=6.8,!=6.12.0"
+	.venv-slicer/bin/python -m pytest Testing/slicer
+
+# Resources/Screenshots/*.png from the real module; look at each one afterwards.
+screenshots:
+	@$(SETUP) test
+	.venv/bin/python Testing/slicer/screenshots.py
 
 lint:
 	@$(SETUP) test

@@ -8,7 +8,8 @@ from slicer.i18n import tr as _
 
 from SegVizSlicerLib.Dependencies import SIZES
 from SegVizSlicerLib.SetupCheck import checkSetup, deviceName
-from SegVizSlicerLib.State import State, explain
+from SegVizSlicerLib.State import State, explain, showIn
+from SegVizSlicerLib.Tables import fillTable, prepareTable
 
 
 class AdvancedPanel:
@@ -28,14 +29,13 @@ class AdvancedPanel:
         ui.installSegmentButton.clicked.connect(lambda *_a: self._install(window.dependencies.ensureSegment))
         ui.installFederationButton.clicked.connect(lambda *_a: self._install(window.dependencies.ensureFederation))
         ui.removeFederationButton.clicked.connect(self._removeFederation)
-        ui.setupTable.verticalHeader().hide()
-        ui.setupTable.horizontalHeader().setStretchLastSection(True)
-        ui.setupTable.setVisible(False)
+        prepareTable(ui.setupTable)
         self._showPackages()
 
     def update(self) -> None:
         """Buttons and their reasons."""
         ui, window = self.window.ui, self.window
+        showIn(ui.advancedSection, ui.setupTable, ui.setupTable.rowCount > 0)
         busy = _("Please wait until the running job has ended.") if window.state.busy else ""
         model = window.segment.model()
         own = model is not None and model.path.parent == window.segment.userModels()
@@ -50,14 +50,11 @@ class AdvancedPanel:
 
     def showSetup(self) -> None:
         """Fill the table of Check setup."""
-        rows, table = checkSetup(self.window), self.window.ui.setupTable
-        table.setRowCount(len(rows))
-        for row, (what, state) in enumerate(rows):
-            table.setItem(row, 0, qt.QTableWidgetItem(what))
-            table.setItem(row, 1, qt.QTableWidgetItem(state))
+        rows = checkSetup(self.window)
+        fillTable(self.window.ui.setupTable, rows, mostRows=len(rows))
+        for what, state in rows:
             self.window.log(f"{what}: {state}")
-        table.resizeColumnToContents(0)
-        table.setVisible(True)
+        self.update()
 
     def deleteModel(self) -> None:
         """Delete the chosen model of the models folder."""

@@ -16,7 +16,8 @@ from SegVizSlicerLib.FederationLogic import FederationLogic, defaultCores
 from SegVizSlicerLib.LabelSetTable import LabelSetTable
 from SegVizSlicerLib.RoundsView import RoundsView, estimateText
 from SegVizSlicerLib.SiteKit import KitInfo, assembleKit, certificateOf, readKit
-from SegVizSlicerLib.State import explain
+from SegVizSlicerLib.State import explain, showIn
+from SegVizSlicerLib.Tables import fillTable, prepareTable
 
 FOLLOW_MS = 500
 
@@ -52,9 +53,7 @@ class FederationPanel:
         ui.consentButton.clicked.connect(lambda *_a: self.showConsent())
         ui.withdrawButton.clicked.connect(lambda *_a: self.withdraw())
         ui.joinButton.clicked.connect(lambda *_a: self.joinOrLeave())
-        ui.casesTable.verticalHeader().hide()
-        ui.casesTable.horizontalHeader().setStretchLastSection(True)
-        ui.casesTable.setVisible(False)
+        prepareTable(ui.casesTable)
         self._timer = qt.QTimer()
         self._timer.setInterval(FOLLOW_MS)
         self._timer.timeout.connect(self.follow)
@@ -255,6 +254,8 @@ class FederationPanel:
         explain(ui.withdrawButton, "" if date else _("There is no consent to withdraw."))
         ui.kitLabel.setText(kit.text if kit else self._kitProblem)
         ui.estimateLabel.setText(estimateText(self.logic.status()))
+        showIn(ui.federationSection, ui.casesTable, ui.casesTable.rowCount > 0)
+        self.rounds.update()
         self._lockFields(running)
 
     def _lockFields(self, running: str) -> None:
@@ -308,15 +309,9 @@ class FederationPanel:
         self.window.updateGUI()
 
     def _showCases(self, cases: list[dict[str, Any]]) -> None:
-        table, segments = self.window.ui.casesTable, ", ".join(self.labelSet.organs())
-        table.setRowCount(len(cases))
-        for row, case in enumerate(cases):
-            cells = (case["name"], Path(case["image"]).name, segments, _("ok") if case["ok"] else case["why"])
-            for column, text in enumerate(cells):
-                item = qt.QTableWidgetItem(text)
-                item.setToolTip(text)
-                table.setItem(row, column, item)
-        table.setVisible(True)
+        segments = ", ".join(self.labelSet.organs())
+        rows = [(case["name"], Path(case["image"]).name, segments, case["why"] or _("ok")) for case in cases]
+        fillTable(self.window.ui.casesTable, rows)
         self._badCases = sum(not case["ok"] for case in cases)
         self._checked = self._casesKey()
         text = _("{good} of {count} cases are fit for training.")

@@ -7,6 +7,7 @@ import qt
 from slicer.i18n import tr as _
 
 from SegVizSlicerLib.SiteCases import Annotation, parseAnnotation
+from SegVizSlicerLib.Tables import fitHeight, prepareTable
 
 OTHER = "other"
 
@@ -16,8 +17,7 @@ class LabelSetTable:
 
     def __init__(self, selector: Any, table: Any, onChanged: Callable[[], None]) -> None:
         self._selector, self._table, self._onChanged = selector, table, onChanged
-        table.verticalHeader().hide()
-        table.horizontalHeader().setStretchLastSection(True)
+        prepareTable(table)
         selector.currentIndexChanged.connect(lambda *_args: self._chosen())
         table.itemChanged.connect(lambda _item: onChanged())
 
@@ -71,5 +71,6 @@ class LabelSetTable:
             known = f"{ORGANS[organ].value}, {ORGANS[organ].title}" if organ in ORGANS else ""
             self._table.setItem(row, 0, name)
             self._table.setItem(row, 1, qt.QTableWidgetItem(known))
+        fitHeight(self._table)
         self._table.blockSignals(blocked)
         self._onChanged()

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-import qt
 from slicer.i18n import tr as _
 
 from SegVizSlicerLib.HistoryPlot import HistoryPlot
 from SegVizSlicerLib.SiteRecord import Round, SiteStatus
+from SegVizSlicerLib.State import showIn
+from SegVizSlicerLib.Tables import fillTable, prepareTable
 
 STAGES = {
     "declare": _("telling the coordinator about this site"),
@@ -28,11 +29,9 @@ class RoundsView:
     def __init__(self, ui: Any) -> None:
         self._ui, self._plot = ui, HistoryPlot()
         self._status = SiteStatus()
-        ui.historyTable.verticalHeader().hide()
-        ui.historyTable.horizontalHeader().setStretchLastSection(True)
+        self._stepping = False
+        prepareTable(ui.historyTable)
         ui.plotButton.clicked.connect(lambda *_args: self._plot.show(self._status))
-        for widget in (ui.roundProgressBar, ui.stepProgressBar, ui.historyTable, ui.plotButton):
-            widget.setVisible(False)
 
     def showStatus(self, status: SiteStatus) -> None:
         """The sentence, the bars, and every round so far, newest first."""
@@ -41,14 +40,16 @@ class RoundsView:
         if status.state:
             ui.federationStatus.setText(statusText(status))
         self._showStep(status.done, status.total if status.running else 0)
-        ui.historyTable.setVisible(bool(status.rounds))
-        ui.plotButton.setVisible(bool(status.rounds))
-        ui.historyTable.setRowCount(len(status.rounds))
-        for row, entry in enumerate(reversed(status.rounds.values())):
-            for column, text in enumerate(_cells(entry)):
-                ui.historyTable.setItem(row, column, qt.QTableWidgetItem(text))
-        ui.historyTable.resizeColumnsToContents()
+        fillTable(ui.historyTable, [_cells(entry) for entry in reversed(status.rounds.values())])
         self._plot.update(status)
+        self.update()
+
+    def update(self) -> None:
+        """Show what there is to show; an opened section makes everything in it visible."""
+        ui = self._ui
+        showIn(ui.federationSection, ui.stepProgressBar, self._stepping)
+        for widget in (ui.historyTable, ui.plotButton):
+            showIn(ui.federationSection, widget, bool(self._status.rounds))
 
     def showProgress(self, stage: str, done: int, total: int) -> None:
         """Progress of a command, before the site is online; unknown stages are sentences already."""
@@ -57,7 +58,8 @@ class RoundsView:
 
     def _showStep(self, done: int, total: int) -> None:
         bar = self._ui.stepProgressBar
-        bar.setVisible(total > 0)
+        self._stepping = total > 0
+        showIn(self._ui.federationSection, bar, self._stepping)
         bar.setMaximum(max(1, total))
         bar.setValue(done)
         bar.setFormat(_("step %v of %m"))

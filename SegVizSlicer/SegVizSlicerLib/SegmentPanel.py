@@ -11,7 +11,8 @@ from SegVizSlicerLib import SampleCT
 from SegVizSlicerLib.CoreProcess import Outcome
 from SegVizSlicerLib.Models import ModelEntry, importModel, listModels
 from SegVizSlicerLib.SegmentationLogic import Options, Result, SegmentationLogic
-from SegVizSlicerLib.State import State, explain
+from SegVizSlicerLib.State import State, explain, showIn
+from SegVizSlicerLib.Tables import fillTable, prepareTable
 
 STAGES = {
     "read": _("Reading the CT"),
@@ -26,6 +27,9 @@ STAGES = {
 SHARES = {"read": 2, "prepare": 13, "network": 75, "restore": 8, "write": 1, "import": 1}
 """Percent of the bar per stage, from measured times on a CPU: the bar never goes back."""
 
+STUDY_ORGANS = ("liver", "spleen", "kidneys", "pancreas")
+"""Organs with a check box of their own; a model may have more."""
+
 
 class SegmentPanel:
     """Reads the widgets of the section, runs the logic, shows the result."""
@@ -39,7 +43,7 @@ class SegmentPanel:
         ui.importModelButton.clicked.connect(self._chooseModelFile)
         ui.modelSelector.currentIndexChanged.connect(lambda *_args: self._modelChosen())
         ui.inputSelector.currentNodeChanged.connect(lambda *_args: window.updateGUI())
-        for organ in ("liver", "spleen", "kidneys", "pancreas", "otherOrgans"):
+        for organ in (*STUDY_ORGANS, "otherOrgans"):
             getattr(ui, f"{organ}CheckBox").toggled.connect(lambda *_args: window.updateGUI())
         menu = qt.QMenu(ui.sampleButton)
         menu.addAction(_("Artificial CT (made here)")).triggered.connect(
@@ -47,10 +51,7 @@ class SegmentPanel:
         )
         menu.addAction(_("CTLiver (downloads 23 MB)")).triggered.connect(lambda *_args: self._sample(SampleCT.download))
         ui.sampleButton.setMenu(menu)
-        ui.volumesTable.verticalHeader().hide()
-        ui.volumesTable.horizontalHeader().setStretchLastSection(True)
-        for widget in (ui.progressBar, ui.segmentsView, ui.volumesTable):
-            widget.setVisible(False)
+        prepareTable(ui.volumesTable)
 
     # -- models
 
@@ -100,11 +101,10 @@ class SegmentPanel:
         model, ui = self.model(), self.window.ui
         ui.modelSummary.setText(model.summary if model else _("No model yet: import one, or join a federation."))
         names = {organ["name"] for organ in model.organs} if model else set()
-        for organ in ("liver", "spleen", "kidneys", "pancreas"):
+        for organ in STUDY_ORGANS:
             box = getattr(ui, f"{organ}CheckBox")
             box.enabled = model is None or organ in names
             box.toolTip = "" if box.enabled else _("The chosen model has no head for this organ.")
-        ui.otherOrgansCheckBox.setVisible(bool(names - {"liver", "spleen", "kidneys", "pancreas"}))
         if model:
             qt.QSettings().setValue("SegViz/model", model.hash)
         self.window.updateGUI()
@@ -148,7 +148,7 @@ class SegmentPanel:
         """What the check boxes say."""
         ui, model = self.window.ui, self.model()
         names = [organ["name"] for organ in model.organs] if model else []
-        boxes = {name: getattr(ui, f"{name}CheckBox") for name in ("liver", "spleen", "kidneys", "pancreas")}
+        boxes = {name: getattr(ui, f"{name}CheckBox") for name in STUDY_ORGANS}
         chosen = [name for name in names if (boxes[name].checked if name in boxes else ui.otherOrgansCheckBox.checked)]
         return Options(
             organs=tuple(chosen),
@@ -179,7 +179,12 @@ class SegmentPanel:
         explain(ui.applyButton, self.whyNotApply(), _("Stop segmenting.") if running else _("Segment the CT."))
         if state is State.Cancelling:
             explain(ui.applyButton, _("Stopping; this takes at most five seconds."))
-        ui.progressBar.setVisible(state.busy)
+        showIn(ui.segmentSection, ui.progressBar, state.busy)
+        model = self.model()
+        others = model is not None and any(organ["name"] not in STUDY_ORGANS for organ in model.organs)
+        showIn(ui.segmentSection, ui.otherOrgansCheckBox, others)
+        for widget in (ui.segmentsView, ui.volumesTable):
+            showIn(ui.segmentSection, widget, self._result is not None)
         for widget in (ui.inputSelector, ui.modelSelector, ui.importModelButton, ui.outputSelector, ui.sampleButton):
             widget.enabled = not state.busy
         texts = {
@@ -237,14 +242,10 @@ class SegmentPanel:
         ui = self.window.ui
         ui.segmentsView.setSegmentationNode(result.node if result else None)
         ui.show3DButton.setSegmentationNode(result.node if result else None)
-        ui.segmentsView.setVisible(result is not None)
-        ui.volumesTable.setVisible(result is not None)
         rows = [(title, f"{ml:.1f}") for title, ml in result.volumes.items()] if result else []
         rows += [(title, _("not found")) for title in result.notFound] if result else []
-        ui.volumesTable.setRowCount(len(rows))
-        for row, (title, text) in enumerate(rows):
-            ui.volumesTable.setItem(row, 0, qt.QTableWidgetItem(title))
-            ui.volumesTable.setItem(row, 1, qt.QTableWidgetItem(text))
+        fillTable(ui.volumesTable, rows)
+        self.update()
 
     def _fail(self, message: str, hint: str = "") -> None:
         self.window.setState(State.Failed)

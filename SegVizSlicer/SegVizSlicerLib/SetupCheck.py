@@ -9,7 +9,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from SegVizSlicerLib.CoreProcess import corePath, pythonExecutable
+from SegVizSlicerLib.CoreProcess import pythonExecutable
 from SegVizSlicerLib.Dependencies import FLWR_VERSION
 
 FLOOR = (5, 12)
@@ -23,7 +23,7 @@ def checkSetup(window: Any) -> list[tuple[str, str]]:
     model = window.segment.model()
     return [
         (_("Slicer"), slicerVersion()),
-        (_("Python"), f"{sys.version.split()[0]}, {pythonExecutable()}"),
+        (_("Python"), f"{sys.version.split()[0]}, {Path(pythonExecutable()).name}"),
         (_("SegViz"), _coreVersion()),
         (
             _("Segmenting"),
@@ -59,7 +59,7 @@ def deviceName() -> str:
 def _coreVersion() -> str:
     import segviz_core
 
-    return f"{segviz_core.__version__}, {corePath()}"
+    return str(segviz_core.__version__)
 
 
 def _flower(version: str) -> str:

@@ -1,4 +1,4 @@
-"""What the window is doing, and how a button says why it is disabled."""
+"""What the window is doing, how a button says why it is disabled, and what an opened section shows."""
 
 from enum import Enum
 from typing import Any
@@ -25,3 +25,12 @@ def explain(button: Any, reason: str, otherwise: str = "") -> None:
     """Disable `button` with `reason` as its tooltip, or enable it when there is none."""
     button.enabled = not reason
     button.toolTip = reason or otherwise
+
+
+def showIn(section: Any, widget: Any, wanted: bool) -> None:
+    """Show `widget` of a collapsible section when it is `wanted`.
+
+    Opening a section shows all its children, and a child shown in a closed one would be drawn over its header: so this
+    is asked again whenever a section opens or closes.
+    """
+    widget.setVisible(wanted and not section.collapsed)

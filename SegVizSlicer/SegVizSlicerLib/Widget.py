@@ -49,6 +49,8 @@ class Widget:
         self.advanced = AdvancedPanel(self)
         ui.copyLogButton.clicked.connect(lambda: slicer.app.clipboard().setText(ui.logText.toPlainText()))
         ui.saveLogButton.clicked.connect(self._saveLog)
+        for section in (ui.segmentSection, ui.federationSection, ui.advancedSection):
+            section.contentsCollapsed.connect(lambda _collapsed: self.updateGUI())
         self._ready = True
         self.segment.refreshModels()
         self.federation.restore()

@@ -25,7 +25,8 @@ with socket.create_server(("127.0.0.1", 0)) as free:
     port = free.getsockname()[1]
 settings = StudySettings(
     name="loop", mode="segviz-fedavg", contract=profile.contract, network=profile.network,
-    patch_size=profile.patch_size, batch_size=2, rounds={ROUNDS}, steps_per_round=2, min_sites=2, wait_seconds=600, round_timeout=120,
+    patch_size=profile.patch_size, batch_size=2, rounds={ROUNDS}, steps_per_round=2, min_sites=2,
+    wait_seconds=600, round_timeout=120,
 )
 coordinator.create(folder / "study", settings, port=port)
 for site in ("liver", "spleen"):
@@ -143,6 +144,7 @@ def test_join_rounds_leave_and_join_again(study, tmp_path, user_folder, monkeypa
         compared += 1
         mine = shown[row["round"]]
         assert mine.mbSent == pytest.approx(theirs["bytes_received"] / 1e6, rel=0.05)
+        assert mine.mbReceived == pytest.approx(theirs["bytes_sent"] / 1e6, rel=0.05)
         for name, value in theirs.get("metrics", {}).items():
             if name == "loss":
                 assert mine.loss == pytest.approx(value)

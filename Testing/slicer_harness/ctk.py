@@ -21,7 +21,6 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
     def __init__(self, *args: Any) -> None:
         super().__init__(next((arg for arg in args if isinstance(arg, QtWidgets.QWidget)), None))
         self._collapsed = False
-        self._hidden: set[Any] = set()
         self.setCheckable(True)
         self.setChecked(True)
         self.setText(next((arg for arg in args if isinstance(arg, str)), ""))
@@ -29,15 +28,14 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
         self.toggled.connect(lambda checked: self.setCollapsed(not checked))
 
     def setCollapsed(self, collapsed: bool) -> None:
+        """Opening shows every child, also one that was hidden meanwhile: a module has to hide it again."""
         if collapsed == self._collapsed:
             return
         self._collapsed = collapsed
         self.setChecked(not collapsed)
-        children = [child for child in self.children() if isinstance(child, QtWidgets.QWidget)]
-        if collapsed:
-            self._hidden = {child for child in children if child.isHidden()}
-        for child in children:
-            child.setVisible(not collapsed and child not in self._hidden)
+        for child in self.children():
+            if isinstance(child, QtWidgets.QWidget):
+                child.setVisible(not collapsed)
         self.updateGeometry()
         self.contentsCollapsed.emit(collapsed)
 

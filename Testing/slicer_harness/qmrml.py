@@ -200,6 +200,7 @@ class qMRMLSegmentsTableView(qMRMLWidget):
         self._table = QtWidgets.QTableWidget(0, 3)
         self._table.setHorizontalHeaderLabels(["", "", "Name"])
         self._table.verticalHeader().hide()
+        self._table.verticalHeader().setDefaultSectionSize(24)
         self._table.horizontalHeader().setStretchLastSection(True)
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -240,7 +241,7 @@ class qMRMLSegmentsTableView(qMRMLWidget):
         for row, segment in enumerate(segments):
             color = QtWidgets.QTableWidgetItem()
             color.setBackground(QtGui.QColor.fromRgbF(*segment.GetColor()))
-            self._table.setItem(row, 0, QtWidgets.QTableWidgetItem("👁"))
+            self._table.setItem(row, 0, QtWidgets.QTableWidgetItem("◉"))
             self._table.setItem(row, 1, color)
             self._table.setItem(row, 2, QtWidgets.QTableWidgetItem(segment.GetName()))
         for column in (0, 1):

@@ -43,10 +43,10 @@ class SliceView:
         self.logic.ResizeSliceNode(*size)
 
     def pixels(self, volume: Any, center_ras: tuple[float, float, float]) -> np.ndarray:
-        """(rows, columns, 3) uint8: `volume` and what lies over it, cut at `center_ras` (mm)."""
+        """(rows, columns, 3) uint8: `volume` and what lies over it, cut through `center_ras` (mm)."""
         self.logic.GetSliceCompositeNode().SetBackgroundVolumeID(volume.GetID())
         self.logic.FitSliceToBackground()
-        self.node.JumpSliceByCentering(*center_ras)
+        self.node.JumpSliceByOffsetting(*center_ras)
         self._mapper.SetInputConnection(self.logic.GetImageDataConnection())
         return _grab(self._window)
 
@@ -62,6 +62,7 @@ class ThreeDView:
         self.logic.SetMRMLScene(slicer.mrmlScene)
         self.node = self.logic.AddViewNode("1")
         self.node.SetBoxVisible(0)
+        self.node.SetAxisLabelsVisible(0)
         factory = slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance()
         self._group = _managers(factory, _VIEW_MANAGERS, self._renderer, self.node)
 
@@ -72,7 +73,7 @@ class ThreeDView:
         camera = self._renderer.GetActiveCamera()
         camera.Azimuth(25)
         camera.Elevation(12)
-        camera.Zoom(1.3)
+        camera.Zoom(1.15)
         self._renderer.ResetCameraClippingRange()
         return _grab(self._window)
 

@@ -1,0 +1,56 @@
+"""Every process of a click, killed ten times at a line of its log under full load: no orphan, no hang."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import slicer
+from children import descendants, make_random_model, write_launcher
+from scenes import add_ct, make_window, process_events
+from SegVizSlicerLib.CoreProcess import CoreProcess
+from SegVizSlicerLib.State import State
+
+TIMES = 10
+
+
+@pytest.fixture
+def busy_cores():
+    """One endless loop per core."""
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    yield
+    for program in programs:
+        program.kill()
+        program.wait()
+
+
+@pytest.mark.parametrize("victim", ["python", "launcher"])
+def test_a_killed_process_of_a_click_leaves_no_orphan_and_no_hang(
+    victim, busy_cores, user_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("SegVizSlicerLib.CoreProcess.CANCEL_PATIENCE_MS", 1000)
+    monkeypatch.setattr(type(slicer.app), "temporaryPath", property(lambda self: str(tmp_path / "jobs")))
+    (tmp_path / "jobs").mkdir()
+    launcher = write_launcher(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{launcher.parent}{os.pathsep}{os.environ['PATH']}")
+    make_random_model(user_folder / "models" / "meta_model.safetensors")
+    window = make_window(user_folder, process=CoreProcess)
+    add_ct()
+    longest, ended = 0.0, 0
+    for _ in range(TIMES):
+        window.ui.applyButton.click()
+        process = window.segment.logic._process
+        process_events(lambda process=process: process._pid, 60)  # the line `started`
+        began = time.monotonic()
+        os.kill(process._pid if victim == "python" else process._process.pid, signal.SIGKILL)
+        if victim == "launcher":  # Python goes on without it, and must still obey
+            window.ui.applyButton.click()
+        process_events(lambda: not window.state.busy, 60)
+        process_events(lambda: not descendants(str(tmp_path / "jobs")), 10)
+        longest = max(longest, time.monotonic() - began)
+        ended += window.state in (State.Failed, State.Idle)
+    print(f"\n{victim}: {TIMES} kills, {ended} ended in words, 0 orphans, at most {longest:.1f} s")
+    assert ended == TIMES
+    assert list((tmp_path / "jobs").iterdir()) == []
