@@ -32,6 +32,7 @@ class SegVizSlicer(ScriptedLoadableModule):
             " annotates its own organs only; and joins such a federation with your own cases, which stay with you."
         )
         parent.acknowledgementText = _("After UM2ii/SegViz (arXiv 2301.07074).")
+        slicer.app.connect("startupCompleted()", registerSampleData)
 
 
 class SegVizSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -128,13 +129,7 @@ class SegVizSlicerLogic(ScriptedLoadableModuleLogic):
         from SegVizSlicerLib import Models
         from SegVizSlicerLib.SegmentationLogic import Options, SegmentationLogic
 
-        if model is not None:
-            entry = Models.readModel(Path(model))
-        else:
-            entries, _problems = Models.listModels([Models.userFolder() / "models"])
-            if not entries:
-                raise ValueError(_("Select or import a model."))
-            entry = max(entries, key=lambda found: found.path.stat().st_mtime)
+        entry = Models.readModel(Path(model)) if model else Models.newestModel(Models.userFolder() / "models")
         return SegmentationLogic().segment(volumeNode, entry, options=Options(**options))
 
 
@@ -155,6 +150,16 @@ class SegVizSlicerTest(ScriptedLoadableModuleTest):
 
         assert checkVolume(makePhantom()).problem == ""
         self.delayDisplay(_("Test passed"))
+
+
+def registerSampleData() -> None:
+    """Offer the artificial CT in the Sample Data module; it is made on the spot, nothing is downloaded."""
+    import SampleData
+    from SegVizSlicerLib.SampleCT import makePhantom
+
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="SegViz", sampleName="SegVizArtificialCT", customDownloader=lambda source: makePhantom()
+    )
 
 
 def addCorePath() -> None:

@@ -84,6 +84,18 @@ def _read(path: Path, modified: int, size: int) -> ModelEntry:
     )
 
 
+def newestModel(folder: Path) -> ModelEntry:
+    """The model of `folder` that was put there last.
+
+    Raises:
+        ValueError: there is none.
+    """
+    entries, _problems = listModels([folder])
+    if not entries:
+        raise ValueError(_("Select or import a model."))
+    return max(entries, key=lambda entry: entry.path.stat().st_mtime)
+
+
 def importModel(source: Path, folder: Path) -> ModelEntry:
     """Check `source` and copy it into `folder`; a model that is there already (same hash) is not copied again."""
     entry = readModel(source)

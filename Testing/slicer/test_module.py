@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 import qt
@@ -74,6 +75,23 @@ def test_options_are_kept_in_the_scene_and_return_with_it(module, tmp_path):
 
 def test_slicers_self_test_passes(module):
     slicer.selfTests["SegVizSlicer"]()
+
+
+def test_the_sample_data_module_offers_the_artificial_ct(module, monkeypatch):
+    entries = []
+
+    class SampleDataLogic:
+        @staticmethod
+        def registerCustomSampleDataSource(*, category, sampleName, customDownloader):
+            entries.append((category, sampleName, customDownloader))
+
+    sample_data = types.ModuleType("SampleData")
+    sample_data.SampleDataLogic = SampleDataLogic
+    monkeypatch.setitem(sys.modules, "SampleData", sample_data)
+    sys.modules["SegVizSlicer"].registerSampleData()
+    ((category, name, make),) = entries
+    assert (category, name) == ("SegViz", "SegVizArtificialCT")
+    assert make(None).GetName() == "Artificial CT"
 
 
 def test_an_old_slicer_is_refused(module, monkeypatch):
