@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -9,12 +10,19 @@ import numpy as np
 import pytest
 import qt
 import slicer
+import vtk
 from children import SHADOWS, descendants, make_random_model, write_launcher
-from scenes import OBLIQUE, add_ct, make_window, process_events
+from scenes import OBLIQUE, ROOT, add_ct, make_window, process_events
 from SegVizSlicerLib.CoreProcess import CoreProcess, pythonExecutable
+from SegVizSlicerLib.Models import readModel
 from SegVizSlicerLib.SegmentationLogic import exportVolume, importSegmentation
 from SegVizSlicerLib.State import State
+from slicer_harness import load_module
 
+from segviz_core.labels import ORGANS
+
+REAL_CT = ROOT.parent / "shared" / "data" / "hcc_tace_009_ct.nii.gz"
+DEMO_MODEL = ROOT / "demo" / "meta_model.safetensors"
 STUB = """
 import json, os, subprocess, sys, time
 say = lambda **event: print(json.dumps(event), flush=True)
@@ -157,6 +165,41 @@ def test_apply_segments_a_ct_with_the_real_command(window, tmp_path, monkeypatch
     assert job_folders() == []
 
 
+@pytest.mark.skipif(not REAL_CT.exists(), reason="../shared/data is not here")
+def test_a_real_ct_gets_segments_with_names_codes_and_its_own_grid(window, user_folder):
+    if DEMO_MODEL.exists():
+        shutil.copyfile(DEMO_MODEL, user_folder / "models" / "demo.safetensors")
+        window.segment.refreshModels(select=readModel(user_folder / "models" / "demo.safetensors").hash)
+    ct = slicer.util.loadVolume(str(REAL_CT), {})
+    window.ui.inputSelector.setCurrentNode(ct)
+    watch, began = Stopwatch(), time.monotonic()
+    window.ui.applyButton.click()
+    watch.run(lambda: not window.state.busy, 300)
+    print(f"\n{window.segment.model().title}: {window.ui.statusLabel.text} {time.monotonic() - began:.0f} s")
+    assert window.state is State.Idle, window.ui.logText.toPlainText()
+    assert watch.cpu <= 0.5  # the import at the end is the longest piece: half a second at most
+    segmentation = window.ui.outputSelector.currentNode().GetSegmentation()
+    titles = {organ.title: organ for organ in ORGANS.values()}
+    assert segmentation.GetNumberOfSegments() > 0
+    for index in range(segmentation.GetNumberOfSegments()):
+        segment, code = segmentation.GetNthSegment(index), vtk.reference("")
+        segment.GetTag("TerminologyEntry", code)
+        assert str(code) == titles[segment.GetName()].terminology
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(
+            window.ui.outputSelector.currentNode(), segmentation.GetNthSegmentID(index), ct
+        )
+        assert mask.shape == slicer.util.arrayFromVolume(ct).shape
+
+
+def test_a_batch_script_needs_no_window(model, launcher):
+    load_module(ROOT / "SegVizSlicer" / "SegVizSlicer.py")
+    ct = add_ct((24, 64, 64))
+    node = sys.modules["SegVizSlicer"].SegVizSlicerLogic().segment(ct, str(model), organs=("liver",))
+    assert node.GetSegmentation().GetNthSegment(0).GetName() == "Liver"
+    with pytest.raises(RuntimeError, match="stomach"):
+        sys.modules["SegVizSlicer"].SegVizSlicerLogic().segment(ct, str(model), organs=("stomach",))
+
+
 def test_cancel_half_way_leaves_no_process_and_no_file(window, tmp_path, monkeypatch):
     monkeypatch.setattr(type(slicer.app), "temporaryPath", property(lambda self: str(tmp_path)))
     add_ct((220, 256, 256))
@@ -173,7 +216,6 @@ def test_cancel_half_way_leaves_no_process_and_no_file(window, tmp_path, monkeyp
 
 
 def test_export_and_import_of_a_clinical_ct_take_at_most_a_second(model, tmp_path):
-    from SegVizSlicerLib.Models import readModel
     from SegVizSlicerLib.SegmentationLogic import Options, _Reference
 
     ct = add_ct((128, 512, 512))
