@@ -80,12 +80,12 @@ def states(folder: Path) -> list[str]:
 def processes_of(folder: Path) -> dict[int, str]:
     """Pid and command line of every living process with `folder` in its arguments or environment (Linux)."""
     found = {}
-    for entry in Path("/proc").iterdir():
+    for entry in Path("/proc").glob("[0-9]*"):
         try:
             arguments, variables = ((entry / name).read_bytes() for name in ("cmdline", "environ"))
         except OSError:
             continue
-        ours = str(folder).encode() in arguments + variables and entry.name not in (str(os.getpid()), "self")
+        ours = str(folder).encode() in arguments + variables and entry.name != str(os.getpid())
         if ours and arguments:  # a process without arguments is dead and waits for its parent
             found[int(entry.name)] = arguments.decode(errors="replace").replace("\0", " ")
     return found

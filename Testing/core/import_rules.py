@@ -93,5 +93,10 @@ FLOWER = {
 }
 """Flower, or processes of it, never torch: the two share no process."""
 
-TESTS_THAT_NEED_TORCH = {"test_command_line.py", "test_federation_guard.py", "test_must_not.py"}
+TESTS_THAT_NEED_TORCH = {
+    "test_command_line.py",
+    "test_federation_commands.py",
+    "test_federation_guard.py",
+    "test_must_not.py",
+}
 """Test files, beyond those of the modules in TORCH and FLOWER, that the torch-free job cannot run."""

@@ -55,6 +55,10 @@ class Child:
         """How it ended, None while it runs."""
         return self._process.poll()
 
+    def wait(self, timeout_s: float) -> int:
+        """Wait for its end; gives the exit code, or raises subprocess.TimeoutExpired."""
+        return self._process.wait(timeout_s)
+
     @property
     def last_lines(self) -> str:
         """The end of its output, complete once it has ended."""
@@ -91,8 +95,8 @@ class Child:
 
     def _read(self, log: Path) -> None:
         assert self._process.stdout is not None
-        with log.open("ab") as file:
-            for raw in self._process.stdout:
+        with log.open("ab") as file, self._process.stdout as output:
+            for raw in output:
                 file.write(raw)
                 file.flush()
                 line = _COLOR.sub("", raw.decode("utf-8", "replace").rstrip())

@@ -75,6 +75,7 @@ class _Server:
     def work(self) -> None:
         self._check_port()
         self.write_status("starting", message="Starting Flower's server.")
+        self._tell()
         (self._folder / "logs").mkdir(exist_ok=True)
         self._write_connection()
         vain, finished = 0, -1
@@ -109,7 +110,6 @@ class _Server:
             self._folder / coordinator.STATUS_FILE,
             {"state": state, "time": round(time.time(), 3), "pid": os.getpid(), **values},
         )
-        self._tell()
 
     def _check_port(self) -> None:
         host, port = self._address.rsplit(":", 1)
@@ -125,6 +125,7 @@ class _Server:
 
     def _start_processes(self) -> None:
         if self._superlink and self._superlink.returncode is not None:
+            self._superlink.stop()
             self._superlink = None
             if self._superexec:
                 self._superexec.stop(patience_s=3)

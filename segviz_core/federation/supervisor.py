@@ -95,6 +95,7 @@ class Supervisor:
             time.sleep(0.2)  # its last words may still be on their way
             if self._trainer_error:
                 return
+            self._trainer.stop()
             self._count_death("The trainer")
         self._ready = False
         self._trainer = Child(
@@ -127,6 +128,7 @@ class Supervisor:
             return
         if self._node:
             returncode, log = self._node.returncode, self._node.last_lines
+            self._node.stop()
             self._node = None
             self._set_offline()
             self._after_end(explain(log, returncode=returncode or 0, worked_before=self._was_online))
@@ -213,7 +215,8 @@ class Supervisor:
         self._online = False
 
     def _check_patience(self) -> None:
-        if not self._was_online and time.monotonic() - self._trying_since > FIRST_TIME_S:
+        refused = self._message.startswith(NOT_RUNNING)
+        if refused and not self._was_online and time.monotonic() - self._trying_since > FIRST_TIME_S:
             raise InputError(
                 f"{NOT_RUNNING} Tried {self._settings['address']} for {FIRST_TIME_S:.0f} s.",
                 hint="Ask the coordinator whether the study runs, then join again.",

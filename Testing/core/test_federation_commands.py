@@ -1,0 +1,129 @@
+"""The groups `coordinator` and `site` of the command line, called as a person would type them."""
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_study import write_toy_study
+
+from segviz_core.console import Console
+from segviz_core.errors import InputError
+from segviz_core.federation import coordinator
+from segviz_core.federation.commands import add_commands
+from segviz_core.federation.kit import read_kit
+
+
+class Results(Console):
+    """Keeps the result instead of showing it."""
+
+    values: Mapping[str, Any]
+    text: str
+
+    def result(self, values: Mapping[str, Any], text: str = "") -> None:
+        self.values, self.text = values, text
+
+
+def run(*arguments: object) -> Results:
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers(required=True))
+    options, console = parser.parse_args([str(argument) for argument in arguments]), Results()
+    options.run(options, console)
+    return console
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    write_toy_study(tmp_path / "study")
+    coordinator.provision(tmp_path / "study", "toy")
+    return tmp_path / "study"
+
+
+def test_create_takes_settings_from_a_file_and_options_above_them(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(
+        'mode = "segviz-fedavg"\nrounds = 7\npatch_size = [8, 8, 8]\n[network]\nchannels = [4, 8]\nstrides = [2]\n'
+        "num_res_units = 1\n"
+    )
+    found = run("coordinator", "create", tmp_path / "abdomen", "--settings", tmp_path / "study.toml", "--rounds", 5)
+    settings = coordinator.read_settings(tmp_path / "abdomen")
+    assert (settings.name, settings.mode, settings.rounds) == ("abdomen", "segviz-fedavg", 5)
+    assert "Next: coordinator add-site" in found.text
+
+
+def test_create_refuses_another_host(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"127\.0\.0\.1 only"):
+        run("coordinator", "create", tmp_path / "abdomen", "--host", "0.0.0.0")
+
+
+@pytest.mark.parametrize("text", ["no = toml = ", "unknown = 1"])
+def test_create_names_a_bad_settings_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "study.toml").write_text(text)
+    with pytest.raises(InputError, match=r"cannot be read|Unknown study setting"):
+        run("coordinator", "create", tmp_path / "abdomen", "--settings", tmp_path / "study.toml")
+
+
+def test_add_site_writes_a_kit_for_some_organs(study: Path) -> None:
+    found = run("coordinator", "add-site", study, "north", "--allow", "liver,spleen")
+    assert read_kit(Path(found.values["kit"])).allow == ("liver", "spleen")
+
+
+def test_status_is_text_for_people_and_values_for_programs(study: Path) -> None:
+    found = run("coordinator", "status", study)
+    assert found.values["state"] == "new"
+    assert "state: new\n" in found.text
+
+
+def test_stop_names_a_study_that_does_not_run(study: Path) -> None:
+    with pytest.raises(InputError, match="No coordinator is running"):
+        run("coordinator", "stop", study)
+
+
+def test_join_asks_for_consent_and_refuses_without_a_terminal(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kit = coordinator.add_site(study, "north")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("yes\n"))
+    with pytest.raises(InputError, match="Joining needs consent"):
+        run("site", "join", kit, "--cases", tmp_path, "--label-set", "liver", "--work", tmp_path / "site")
+    assert "What leaves this computer, and nothing else" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed, joined", [("yes", True), ("no", False), ("", False)])
+def test_only_yes_is_consent(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, joined: bool
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    kit = coordinator.add_site(study, "north", allow=["spleen"])
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{typed}\n"))
+    sentence = "This kit allows the label set spleen" if joined else "Joining needs consent"
+    with pytest.raises(InputError, match=sentence):
+        run("site", "join", kit, "--cases", tmp_path, "--label-set", "liver", "--work", tmp_path / "site")
+
+
+@pytest.mark.parametrize("text", ["liver", "liver=", "liver=one", "=1"])
+def test_label_values_are_organ_and_numbers(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("site", "join", "kit", "--cases", ".", "--label-set", "liver", "--label-values", text)
+    assert "expected ORGAN=VALUE" in capsys.readouterr().err
+
+
+def test_site_commands_name_a_folder_without_a_site(tmp_path: Path) -> None:
+    for command in ("leave", "status"):
+        with pytest.raises(InputError, match="No site"):
+            run("site", command, "--work", tmp_path)
+
+
+def test_errors_are_json_lines_with_exit_code_3(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "segviz_core", "--json", "coordinator", "status", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, last["event"], last["kind"]) == (3, "error", "input")
+    assert "There is no study in" in last["message"]
