@@ -5,7 +5,7 @@ from typing import Any
 
 import qt
 
-ROW_HEIGHT = 24
+HEADER_HEIGHT, ROW_HEIGHT = 22, 24
 MOST_ROWS = 6
 """More rows than this are scrolled to: the panel is narrow and long enough as it is."""
 
@@ -14,6 +14,7 @@ def prepareTable(table: Any) -> None:
     """Looks that all tables share; the last column takes the space that is left."""
     table.verticalHeader().hide()
     table.verticalHeader().setDefaultSectionSize(ROW_HEIGHT)
+    table.horizontalHeader().setFixedHeight(HEADER_HEIGHT)
     table.horizontalHeader().setStretchLastSection(True)
 
 
@@ -32,5 +33,4 @@ def fillTable(table: Any, rows: Sequence[Sequence[str]], *, mostRows: int = MOST
 def fitHeight(table: Any, *, mostRows: int = MOST_ROWS) -> None:
     """Make `table` as high as its rows, one at least and `mostRows` at most."""
     shown = min(max(1, table.rowCount), mostRows)
-    header, frame = table.horizontalHeader().sizeHint().height(), 2 * table.frameWidth
-    table.setFixedHeight(header + shown * ROW_HEIGHT + frame)
+    table.setFixedHeight(HEADER_HEIGHT + shown * ROW_HEIGHT + 2 * table.frameWidth)

@@ -9,6 +9,7 @@ import pytest
 from children import SHADOWS, child_python, descendants, site_packages, write_launcher
 from scenes import ROOT, NothingMissing, make_window, process_events
 from SegVizSlicerLib.CoreProcess import CoreProcess
+from SegVizSlicerLib.FederationLogic import FederationLogic
 
 ROUNDS = 6
 PREPARE = f"""
@@ -121,6 +122,9 @@ def test_join_rounds_leave_and_join_again(study, tmp_path, user_folder, monkeypa
     assert federation.joined(), f"{ui.federationStatus.text}\n{log()}"
     assert ui.joinButton.text == "Leave"
     follow_until(lambda: len(finished_rounds(study)) >= 2, 240)
+    after_a_crash = FederationLogic(user_folder / "sites")  # what the next Slicer finds
+    assert after_a_crash.joined()
+    assert len(after_a_crash.status().rounds) >= 2
     began = time.monotonic()
     ui.joinButton.click()
     follow_until(lambda: ui.joinButton.text == "Join", 60)

@@ -141,6 +141,7 @@ def test_a_source_keeps_to_qt_5_and_6_and_to_translatable_text(path):
     assert not re.search(r"QRegExp\b|QTextCodec|QDesktopWidget|\.margin\b|currentIndexChanged\(QString\)", text)
     assert not re.search(r"\b_\(f[\"']", text), "f-strings cannot be translated"
     assert "setStyleSheet" not in text
+    assert not re.search(r"\.(minimumSizeHint|sizeHint)\b|\.spacing\(", text), "a value in PythonQt only"
     assert not re.search(r"^\s*print\(", text, re.MULTILINE)
     assert not re.search(r"confirm(OkCancel|YesNo)Display", text), "answers itself under --testing"
 

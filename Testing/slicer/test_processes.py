@@ -73,19 +73,22 @@ def stub(tmp_path, launcher):
 
 
 class Stopwatch:
-    """How long the GUI thread works at a stretch: CPU time of one turn of the event loop, and its wall time."""
+    """How long the GUI thread works at a stretch while a child works: CPU time and wall time of a turn of its loop."""
 
     def __init__(self):
         self.cpu = self.wall = 0.0
 
     def run(self, until, seconds=120.0):
+        """Turn the event loop until `until()`; the last turn, in which the result is imported, is not the child's."""
         end = time.monotonic() + seconds
-        while not until():
-            assert time.monotonic() < end, "waited in vain"
+        while True:
             cpu, wall = time.thread_time(), time.monotonic()
             slicer.app.processEvents()
+            if until():
+                return
             self.cpu = max(self.cpu, time.thread_time() - cpu)
             self.wall = max(self.wall, time.monotonic() - wall)
+            assert wall < end, "waited in vain"
             qt.QThread.msleep(5)
 
 
@@ -177,7 +180,7 @@ def test_a_real_ct_gets_segments_with_names_codes_and_its_own_grid(window, user_
     watch.run(lambda: not window.state.busy, 300)
     print(f"\n{window.segment.model().title}: {window.ui.statusLabel.text} {time.monotonic() - began:.0f} s")
     assert window.state is State.Idle, window.ui.logText.toPlainText()
-    assert watch.cpu <= 0.5  # the import at the end is the longest piece: half a second at most
+    assert watch.cpu <= 0.1
     segmentation = window.ui.outputSelector.currentNode().GetSegmentation()
     titles = {organ.title: organ for organ in ORGANS.values()}
     assert segmentation.GetNumberOfSegments() > 0
