@@ -150,16 +150,19 @@ def _rounded(dice: Dice) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Judge the `small` phantoms and write the numbers; the folder keeps the phantoms."""
+    """Judge the `small` phantoms of some seeds and write the numbers after each; the folder keeps the phantoms."""
     parser = argparse.ArgumentParser(prog="python -m segviz_core.experiments.acceptance", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("result", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)  # the network is small: more threads cost more than they bring
     options.result.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.result, accept(options.folder, PROFILES["small"], seed=options.seed))
+    runs = []
+    for seed in options.seeds:
+        runs.append(accept(options.folder / f"seed_{seed}", PROFILES["small"], seed=seed))
+        write_json(options.result, {"accepted": all(run["accepted"] for run in runs), "runs": runs})
 
 
 if __name__ == "__main__":
