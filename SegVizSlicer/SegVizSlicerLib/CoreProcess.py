@@ -19,6 +19,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from SegVizSlicerLib.Hints import windowHint
+
 CANCEL_PATIENCE_MS = 5000
 """How long a cancelled command may take to end by itself before its whole process tree is killed."""
 
@@ -138,7 +140,8 @@ class CoreProcess:
             self._onFinished(Outcome(CANCELLED_EXIT_CODE, kind="cancelled", message=_("Cancelled.")))
         elif self._error:
             error = self._error
-            self._onFinished(Outcome(exitCode, self._result, error["kind"], error["message"], error.get("hint", "")))
+            hint = windowHint(error.get("hint", ""))
+            self._onFinished(Outcome(exitCode, self._result, error["kind"], error["message"], hint))
         else:
             message = _("The command ended with exit code {code}: {line}").format(code=exitCode, line=self._lastLine)
             self._onFinished(Outcome(exitCode, {}, "crash", message, _("The log below says more.")))

@@ -14,6 +14,7 @@ import vtk
 from children import SHADOWS, descendants, make_random_model, write_launcher
 from scenes import OBLIQUE, ROOT, add_ct, make_window, process_events
 from SegVizSlicerLib.CoreProcess import CoreProcess, pythonExecutable
+from SegVizSlicerLib.Hints import windowHint
 from SegVizSlicerLib.Models import readModel
 from SegVizSlicerLib.SegmentationLogic import exportVolume, importSegmentation
 from SegVizSlicerLib.State import State
@@ -106,6 +107,29 @@ def test_an_error_is_one_sentence_and_a_hint(stub):
     _process, ended, _log = stub("bad")
     process_events(lambda: ended)
     assert (ended[0].exitCode, ended[0].message, ended[0].hint) == (3, "Expected a CT.", "Choose another.")
+
+
+@pytest.mark.parametrize(
+    ("core", "window"),
+    [
+        ("Use --device cpu, or --spacing 3.", "Choose the device Processor (CPU), or Fast (3 mm), under Advanced."),
+        (
+            "Close other programs, or segment with --spacing 3.",
+            "Close other programs, or choose Fast (3 mm) under Advanced.",
+        ),
+        ("Name it with --cases.", ""),
+        ("Choose another.", "Choose another."),
+    ],
+)
+def test_a_hint_names_what_the_window_has(core, window):
+    assert windowHint(core) == window
+
+
+def test_hints_of_the_core_that_the_window_translates_are_still_the_core_s():
+    """Words that the core no longer says would be dead weight, and the new ones would reach people untranslated."""
+    text = " ".join((ROOT / "segviz_core" / name).read_text() for name in ("inference.py", "__main__.py"))
+    for core in ("Use --device cpu, or --spacing 3.", "segment with --spacing 3", "Run the command again with --debug"):
+        assert core in text
 
 
 def test_a_crash_is_told_with_its_last_line(stub):
