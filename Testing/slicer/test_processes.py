@@ -110,7 +110,7 @@ def test_an_error_is_one_sentence_and_a_hint(stub):
 
 
 @pytest.mark.parametrize(
-    ("core", "window"),
+    "core, window",
     [
         ("Use --device cpu, or --spacing 3.", "Choose the device Processor (CPU), or Fast (3 mm), under Advanced."),
         (
