@@ -10,6 +10,7 @@ flower/, logs/, status.json                                                     
 import json
 import os
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from segviz_core.federation.running import ask_to_stop, is_running
 from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.study import HISTORY_FILE, SETTINGS_FILE
 
-SERVER_FILE, STATUS_FILE = "server.json", "status.json"
+SERVER_FILE, STATUS_FILE, RUN_FILE = "server.json", "status.json", "run.json"
 CA_FILE, CERTIFICATE_FILE, SERVER_KEY_FILE, SECRET_FILE = "ca.crt", "server.crt", "server.key", "superexec.secret"
 HOST, PORT = "127.0.0.1", 9443
 
@@ -150,6 +151,11 @@ def status(folder: Path) -> dict[str, Any]:
         "sites": sorted(file.stem for file in (folder / "sites").glob("*.json")),
         "certificate_days_left": round(certificates.days_left(certificate), 1),
     }
+
+
+def write_status(folder: Path, *, state: str, **values: Any) -> None:
+    """Replace the status file: by the ServerApp while a run lasts, before and after by the coordinator."""
+    write_json(folder / STATUS_FILE, {"state": state, "time": round(time.time(), 3), "pid": os.getpid(), **values})
 
 
 def stop(folder: Path) -> None:

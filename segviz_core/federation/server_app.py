@@ -1,21 +1,20 @@
 """Flower's ServerApp: opens the study named in the run config and plays the rounds that are left."""
 
+import json
 import logging
-import os
-import time
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from segviz_core.atomic import write_json
 from segviz_core.errors import SegVizError
+from segviz_core.federation.coordinator import RUN_FILE, write_status
 from segviz_core.federation.running import only_one
 from segviz_core.federation.strategy import conduct
 from segviz_core.federation.study import Study
 
-STATUS_FILE, RUN_FILE, SERVER_APP_FOLDER = "status.json", "run.json", "server_app"
+SERVER_APP_FOLDER = "server_app"
 
 app = ServerApp()
 
@@ -28,7 +27,7 @@ def main(grid: Grid, context: Context) -> None:
     """
     logging.getLogger("segviz_core").setLevel(logging.INFO)
     folder, session = Path(str(context.run_config["study"])), str(context.run_config["session"])
-    if (folder / RUN_FILE).read_text(encoding="utf-8").strip() != session:
+    if json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["session"] != session:
         return
     (folder / SERVER_APP_FOLDER).mkdir(exist_ok=True)
     with only_one(folder / SERVER_APP_FOLDER, what="A ServerApp", patience_s=30):
@@ -38,11 +37,6 @@ def main(grid: Grid, context: Context) -> None:
             write_status(folder, state="finished", round=len(study.rounds), rounds=len(study.rounds))
         except SegVizError as error:
             write_status(folder, state="failed", message=error.message, hint=error.hint, kind=error.kind)
-
-
-def write_status(folder: Path, *, state: str, **values: Any) -> None:
-    """Replace the status file of a study: what `coordinator status` shows."""
-    write_json(folder / STATUS_FILE, {"state": state, "time": round(time.time(), 3), "pid": os.getpid(), **values})
 
 
 def _publish(folder: Path, study: Study, values: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ goes on with the next round (the "run-keeper" of flower.md section 3).
 """
 
 import json
-import os
 import re
 import secrets
 import socket
@@ -52,10 +51,10 @@ def serve(folder: Path, *, on_status: OnStatus | None = None) -> dict[str, Any]:
             meta_model_of(Study(folder)).save(model)
             return {**coordinator.status(folder), "meta_model": str(model)}
         except (Cancelled, KeyboardInterrupt) as error:
-            server.write_status("stopped", message="Stopped; start it again to go on.")
+            coordinator.write_status(folder, state="stopped", message="Stopped; start it again to go on.")
             raise Cancelled("The coordinator was stopped; every finished round is safe.") from error
         except SegVizError as error:
-            server.write_status("failed", message=error.message, hint=error.hint)
+            coordinator.write_status(folder, state="failed", message=error.message, hint=error.hint)
             raise
         finally:
             server.stop()
@@ -69,12 +68,11 @@ class _Server:
         self._superlink: Child | None = None
         self._superexec: Child | None = None
         self._listening = self._task_ended = False
-        self._run: str | None = None
         self._last_status: dict[str, Any] = {}
 
     def work(self) -> None:
         self._check_port()
-        self.write_status("starting", message="Starting Flower's server.")
+        coordinator.write_status(self._folder, state="starting", message="Starting Flower's server.")
         self._tell()
         (self._folder / "logs").mkdir(exist_ok=True)
         self._write_connection()
@@ -99,17 +97,9 @@ class _Server:
 
     def stop(self) -> None:
         """End the run and every process, in this order, so that no task is left behind."""
-        if self._run and not self._task_ended and self._superlink and self._superlink.returncode is None:
-            with suppress(SegVizError):
-                self._flwr("stop", self._run, _CONNECTION)
+        if self._superlink and self._superlink.returncode is None:
+            self._stop_run()
         stop_all([child for child in (self._superexec, self._superlink) if child])
-
-    def write_status(self, state: str, **values: Any) -> None:
-        """The status while no ServerApp is there to write it."""
-        write_json(
-            self._folder / coordinator.STATUS_FILE,
-            {"state": state, "time": round(time.time(), 3), "pid": os.getpid(), **values},
-        )
 
     def _check_port(self) -> None:
         host, port = self._address.rsplit(":", 1)
@@ -173,13 +163,26 @@ class _Server:
             self._task_ended = True
 
     def _start_run(self) -> None:
+        self._stop_run()
         self._register_sites()
         session = secrets.token_hex(16)
-        (self._folder / "run.json").write_text(session, encoding="utf-8")
+        write_json(self._folder / coordinator.RUN_FILE, {"session": session})
         self._task_ended = False
         values = f"study={json.dumps(str(self._folder.resolve()))} session={json.dumps(session)}"
         answer = self._flwr("run", str(self._folder / "app"), _CONNECTION, "--run-config", values)
-        self._run = str(answer["run-id"])
+        write_json(self._folder / coordinator.RUN_FILE, {"session": session, "run": str(answer["run-id"])})
+
+    def _stop_run(self) -> None:
+        """Stop the run that we, or a coordinator that was killed, left unfinished.
+
+        Until its lease ends, nodes would wait up to a minute for the rest of a message that nobody completes.
+        """
+        path = self._folder / coordinator.RUN_FILE
+        run = json.loads(path.read_text(encoding="utf-8")).get("run") if path.exists() else None
+        if run and coordinator.status(self._folder)["state"] != "finished":
+            with suppress(SegVizError):
+                self._flwr("stop", run, _CONNECTION)
+        path.unlink(missing_ok=True)
 
     def _wait_for_run(self) -> None:
         assert self._superlink is not None

@@ -118,7 +118,7 @@ def _flower_error(code: int) -> str:
     return {
         1: "its ClientApp cannot be loaded",
         2: "its ClientApp raised an error",
-        3: "its reply did not arrive completely",
+        3: "it gave no reply in time",
         4: "it gave no reply in time",
         5: "it went offline during the round",
         8: "its ClientApp ended without a reply",
