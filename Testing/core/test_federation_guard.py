@@ -57,6 +57,7 @@ def test_final_weights_are_those_of_the_run_without_the_hostile_site(study: Stud
     assert_same_weights(study.state, reference(tmp_path, SITES, rounds=ROUNDS, min_sites=2))
 
 
-def test_text_of_the_hostile_sites_exception_is_nowhere_in_the_record(study: Study) -> None:
-    assert "DOE_JOHN" not in (study.folder / "history.jsonl").read_text()
-    assert "DOE_JOHN" not in (study.folder / "status.json").read_text()
+def test_text_of_a_sites_exception_never_reaches_the_coordinator(study: Study) -> None:
+    files = [file for file in study.folder.rglob("*") if file.is_file()]
+    assert {"state.db", "history.jsonl", "server-superexec.log"} <= {file.name for file in files}
+    assert not [file for file in files if b"DOE_JOHN" in file.read_bytes()]

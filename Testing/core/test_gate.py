@@ -38,6 +38,7 @@ def test_the_client_app_process_has_the_names_that_the_gate_replaces() -> None:
         "get_project_dir(run.fab_id, run.fab_version, fab.hash_str)",
         "get_load_client_app_fn(\n",
         "client_app: ClientApp = load_client_app_fn(",
+        "Message(Error(code=e_code, reason=reason), reply_to=message)",
     ):
         assert call in source, WHAT_TO_DO
 

@@ -11,7 +11,7 @@ from segviz_core import __version__
 from segviz_core.contract import DataContract
 from segviz_core.errors import InputError
 from segviz_core.federation import certificates
-from segviz_core.federation.kit import FLWR_VERSION, Kit, read_kit, write_kit
+from segviz_core.federation.kit import FLWR_VERSION, Kit, check_flower, read_kit, write_kit
 from segviz_core.federation.settings import StudySettings
 
 Members = dict[str, bytes]
@@ -126,6 +126,20 @@ def test_kit_with_a_certificate_that_ended_is_refused(tmp_path: Path) -> None:
 def test_kit_carries_the_settings_that_no_message_may_change(kit_file: Path) -> None:
     site = read_kit(kit_file).site
     assert (site.study, site.site, site.contract) == ("toy", "north", DataContract())
+
+
+def test_the_one_version_of_flower_is_required_where_it_is_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"needs Flower {FLWR_VERSION} in .*, found none"):
+        check_flower(tmp_path)
+    for version in ("1.42.0", FLWR_VERSION):
+        (tmp_path / "flwr.dist-info").mkdir(exist_ok=True)
+        (tmp_path / "flwr.dist-info" / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: flwr\nVersion: {version}\n"
+        )
+        if version != FLWR_VERSION:
+            with pytest.raises(InputError, match=r"found 1\.42\.0"):
+                check_flower(tmp_path)
+    check_flower(tmp_path)
 
 
 def members_of(kit_file: Path) -> Members:

@@ -50,7 +50,7 @@ class Federation:
     def finished(self) -> int:
         return int(coordinator.status(self.study)["finished_rounds"])
 
-    def grows(self, by: int = 2) -> None:
+    def grows(self, by: int = 1) -> None:
         self.coordinator.wait_for_round(self.finished + by)
 
     def stop(self) -> None:
@@ -145,7 +145,7 @@ def test_every_round_was_finished_once_with_the_weights_of_an_undisturbed_run(
 
 def test_killed_trainer_is_started_again(federation: Federation) -> None:
     kill(federation.folder / "north", "toy_trainer.py")
-    federation.grows(3)
+    federation.grows(2)
     assert any(
         "The trainer ended by itself" in str(row) for row in journal.read(federation.folder / "north" / AUDIT_FILE)
     )
@@ -153,7 +153,7 @@ def test_killed_trainer_is_started_again(federation: Federation) -> None:
 
 def test_killed_gate_is_started_again(federation: Federation) -> None:
     kill(federation.folder / "north", " site-superexec ")
-    federation.grows(3)
+    federation.grows(2)
 
 
 def test_killed_supervisor_ends_all_processes_of_the_site_which_can_join_again(federation: Federation) -> None:

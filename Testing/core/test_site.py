@@ -18,7 +18,7 @@ from segviz_core.federation import certificates, coordinator, journal, site, sup
 from segviz_core.federation.consent import consent_text
 from segviz_core.federation.kit import read_kit, write_kit
 from segviz_core.federation.packets import SETTINGS
-from segviz_core.federation.site import SiteOptions, installed_flower
+from segviz_core.federation.site import SiteOptions
 from segviz_core.federation.site_folder import AUDIT_FILE, CONSENT_FILE, KEY_FILE, SECRET_FILE, SITE_FILE, STATUS_FILE
 
 OPTIONS = SiteOptions(cases=HERE, organs=("liver",), label_values={}, cores=1, trainer=TRAINER)
@@ -183,11 +183,3 @@ def test_status_of_a_site_that_ended_without_leaving_is_true(tmp_path: Path) -> 
     (tmp_path / SITE_FILE).write_text("{}")
     journal.append(tmp_path / STATUS_FILE, "state", state="online", message="Connected.")
     assert site.status(tmp_path)["message"] == "It ended without leaving; join again to go on."
-
-
-def test_flower_is_found_where_it_is_installed(tmp_path: Path) -> None:
-    assert installed_flower(None) == "1.41.0"
-    assert installed_flower(tmp_path) is None
-    (tmp_path / "flwr-1.42.0.dist-info").mkdir()
-    (tmp_path / "flwr-1.42.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: flwr\nVersion: 1.42.0\n")
-    assert installed_flower(tmp_path) == "1.42.0"

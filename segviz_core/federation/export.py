@@ -3,16 +3,17 @@
 from segviz_core import __version__
 from segviz_core.errors import InputError
 from segviz_core.federation.packets import Arrays
+from segviz_core.federation.schedule import schedule
+from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.state import StudyState
-from segviz_core.federation.study import Study
 from segviz_core.labels import FIRST_FREE_VALUE, ORGANS, Organ
 from segviz_core.meta_model import MetaModel, OrganEntry
 
 _NEW_COLORS = ((128, 174, 128), (111, 184, 210), (216, 101, 79), (192, 104, 88), (244, 214, 49), (78, 63, 0))
 
 
-def meta_model_of(study: Study) -> MetaModel:
-    """The meta-model that `study` has reached so far.
+def meta_model_of(state: StudyState, settings: StudySettings) -> MetaModel:
+    """The meta-model that a study has reached so far: the same file at the coordinator and, delivered, at every site.
 
     In FEDBN mode the norm layers of the sites are averaged once here (one pass of the representation; untested by the
     publication, so the provenance says `norm: averaged at export`).
@@ -20,10 +21,10 @@ def meta_model_of(study: Study) -> MetaModel:
     Raises:
         InputError: no site has sent a head yet.
     """
-    state, settings = study.state, study.settings
+    training = [r for r in schedule(settings) if r.stage != "deliver"]
     if not state.heads:
         raise InputError(
-            f"The study {settings.name!r} has no trained head after {state.finished} of {len(study.rounds)} rounds.",
+            f"The study {settings.name!r} has no trained head after {state.finished} of {len(training)} rounds.",
             hint="Let it run until its first shared round is finished.",
         )
     weights: Arrays = {f"representation.{key}": array for key, array in state.representation.items()}
@@ -43,9 +44,11 @@ def meta_model_of(study: Study) -> MetaModel:
                 {"site": m.site, "organs": list(m.organs), "cases": m.cases}
                 for m in sorted(state.members.values(), key=lambda m: m.site)
             ],
-            "rounds": state.finished,
-            "rounds_planned": len(study.rounds),
-            "steps_per_site": _steps(study),
+            "rounds": min(state.finished, len(training)),
+            "rounds_planned": len(training),
+            "steps_per_site": sum(
+                int(r.settings["steps"]) for r in training[: state.finished] if r.stage in ("train", "train-local")
+            ),
             "validation_dice": {organ: round(dice, 4) for organ, dice in state.dice.items()},
             "versions": {"segviz": __version__},
         },
@@ -66,8 +69,3 @@ def _entry(organ: str, state: StudyState) -> OrganEntry:
         title, color = organ.replace("_", " ").capitalize(), _NEW_COLORS[i % len(_NEW_COLORS)]
         known = Organ(organ, title, FIRST_FREE_VALUE + i, color, "SCT^85756007^Tissue")
     return OrganEntry.of(known, temperature=temperature, threshold=threshold)
-
-
-def _steps(study: Study) -> int:
-    done = study.rounds[: study.state.finished]
-    return sum(int(r.settings["steps"]) for r in done if r.stage in ("train", "train-local"))

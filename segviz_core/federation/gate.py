@@ -78,6 +78,7 @@ def run_client_app(site: Path) -> None:
     """One task of a site: the installed ClientApp answers one message."""
     _check_version()
     import flwr.supernode.runtime.run_clientapp as runtime
+    from flwr.app import Error
     from flwr.supernode.cli import flwr_clientapp
 
     settings = read_site(site)
@@ -88,6 +89,10 @@ def run_client_app(site: Path) -> None:
         sha256 = hashlib.sha256(content).hexdigest()
         journal.append(site / AUDIT_FILE, "code", fab_sha256=sha256, decision="not run: the site runs its own code")
 
+    def without_text(code: int, reason: str) -> Any:
+        return Error(code=code, reason="the log of the site says why")
+
+    runtime.Error = without_text  # Flower would send the text of the exception
     runtime.install_from_fab = refuse_code
     runtime.get_project_dir = lambda *_: site
     runtime.get_load_client_app_fn = lambda **_: lambda *_: client_app

@@ -5,9 +5,11 @@ A zip of three members: kit.json (what to join and how), ca.crt (the study's aut
 
 import io
 import json
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,22 @@ def read_kit(path: Path) -> Kit:
     _check_certificate(members["ca.crt"], str(values["ca_fingerprint"]))
     certificates.public_key(members["site_key"])
     return Kit(site, _address(values["address"]), tuple(values["allow"]), members["ca.crt"], members["site_key"])
+
+
+def check_flower(folder: Path | None) -> None:
+    """Make sure that flwr, in the private `folder` or installed normally, is the one version that works.
+
+    Raises:
+        InputError: it is another one, or there is none.
+    """
+    places = [str(folder)] if folder else sys.path
+    found = next((distribution.version for distribution in distributions(name="flwr", path=places)), None)
+    if found != FLWR_VERSION:
+        where = f" in {folder}" if folder else ""
+        raise InputError(
+            f"SegViz {__version__} needs Flower {FLWR_VERSION}{where}, found {found or 'none'}.",
+            hint=f"Install it: pip install flwr=={FLWR_VERSION}",
+        )
 
 
 def _read_members(path: Path) -> dict[str, bytes]:

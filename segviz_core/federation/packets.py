@@ -19,7 +19,7 @@ from segviz_core.errors import InputError
 Setting = str | int | float | bool
 Arrays = dict[str, np.ndarray[Any, Any]]
 
-STAGES = ("declare", "train-local", "expert", "label", "train", "tune", "evaluate")
+STAGES = ("declare", "train-local", "expert", "label", "train", "tune", "evaluate", "deliver")
 
 SETTINGS: Mapping[str, tuple[type, float, float]] = {
     # name: (type, lowest, highest); for texts the length. A request with anything else is refused at the site.
@@ -44,7 +44,7 @@ METRICS = re.compile(
     r"(loss|steps|seconds)|(cases|dice|gate|temperature|threshold)/[a-z][a-z0-9_]{0,31}|weight/\d{1,4}/[a-z][a-z0-9_]{0,31}"
 )
 GROUPS = re.compile(
-    r"representation|update|norm|head/[a-z][a-z0-9_]{0,31}|expert/\d{1,4}/(representation|head/[a-z][a-z0-9_]{0,31})"
+    r"representation|update|norm|model|head/[a-z][a-z0-9_]{0,31}|expert/\d{1,4}/(representation|head/[a-z][a-z0-9_]{0,31})"
 )
 
 

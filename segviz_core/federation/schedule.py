@@ -46,7 +46,7 @@ def schedule(settings: StudySettings) -> Sequence[Round]:
     ]
     if settings.mode == "segviz+" and settings.tune_steps:
         rounds.append(_tune(settings, steps=settings.tune_steps, calibrate=True))
-    rounds.append(Round("evaluate"))
+    rounds += [Round("evaluate"), Round("deliver")]
     return rounds
 
 

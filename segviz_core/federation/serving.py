@@ -21,6 +21,7 @@ from segviz_core.federation import coordinator, journal
 from segviz_core.federation.child import Child, environment, stop_all
 from segviz_core.federation.export import meta_model_of
 from segviz_core.federation.flower_process import command
+from segviz_core.federation.kit import check_flower
 from segviz_core.federation.running import asked_to_stop, only_one
 from segviz_core.federation.study import SITES_FILE, Study
 
@@ -43,12 +44,14 @@ def serve(folder: Path, *, on_status: OnStatus | None = None) -> dict[str, Any]:
         SegVizError: a round cannot be finished.
     """
     coordinator.read_settings(folder)
+    check_flower(None)
     with only_one(folder, what="The coordinator"):
         server = _Server(folder, on_status or (lambda _: None))
         try:
             server.work()
             model = folder / META_MODEL_FILE
-            meta_model_of(Study(folder)).save(model)
+            study = Study(folder)
+            meta_model_of(study.state, study.settings).save(model)
             return {**coordinator.status(folder), "meta_model": str(model)}
         except (Cancelled, KeyboardInterrupt) as error:
             coordinator.write_status(folder, state="stopped", message="Stopped; start it again to go on.")

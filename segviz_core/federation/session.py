@@ -19,11 +19,14 @@ from segviz_core.federation.packets import Arrays, Packet, Setting, check_schema
 from segviz_core.federation.pseudo_labels import Teacher, load_targets, write_targets
 from segviz_core.federation.settings import SiteSettings
 from segviz_core.federation.weights import initial_head, load_arrays, load_training, save_training, to_arrays
+from segviz_core.meta_model import MetaModel
 from segviz_core.network import NetworkConfig, SegVizNet, norm_keys
 from segviz_core.training import Distillation, TrainingConfig, TrainingSummary, set_trainable, train
 from segviz_core.tuning import calibrate, tune_heads, validation_dice
 
 Progress = Callable[[str, int, int], None]
+
+META_MODEL_FILE = "meta_model.safetensors"
 
 
 class SiteSession:
@@ -53,6 +56,7 @@ class SiteSession:
             "train": self._train,
             "tune": self._tune,
             "evaluate": self._evaluate,
+            "deliver": self._deliver,
         }
         started = time.monotonic()
         reply = answers[request.stage](request, on_progress or (lambda *_: None))
@@ -186,6 +190,15 @@ class SiteSession:
             patch_size=self.settings.patch_size,
         )
         return self._reply(request, metrics={f"dice/{organ}": d for organ, d in dice.items()})
+
+    def _deliver(self, request: Packet, on_progress: Progress) -> Packet:
+        """Keep the finished meta-model, after every check of a model file, for this site's own use."""
+        with replacing(self.work / META_MODEL_FILE) as temporary:
+            temporary.write_bytes(request.arrays["model"]["file"].tobytes())
+            model = MetaModel.load(temporary)
+            if model.contract != self.settings.contract:
+                raise InputError("Expected a meta-model of this study's data contract, found one of another.")
+        return self._reply(request)
 
     def _local_network(self) -> tuple[SegVizNet, torch.optim.Optimizer, int]:
         """Network and optimiser of phase 1 at the last saved step; at step 0 the common start."""

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from segviz_core.federation import journal
 from segviz_core.federation.certificates import write_secret
 from segviz_core.federation.child import environment, own_group
 from segviz_core.federation.consent import check_owner, record
-from segviz_core.federation.kit import FLWR_VERSION, Kit, read_kit
+from segviz_core.federation.kit import Kit, check_flower, read_kit
 from segviz_core.federation.running import ask_to_stop, is_running
 from segviz_core.federation.site_folder import CA_FILE, KEY_FILE, SITE_FILE, STATUS_FILE
 from segviz_core.federation.supervisor import OnRow, Supervisor
@@ -106,12 +105,6 @@ def status(folder: Path = DEFAULT_FOLDER) -> dict[str, Any]:
     return {"running": running, **last, "progress": progress[-1] if progress else None}
 
 
-def installed_flower(folder: Path | None) -> str | None:
-    """Version of flwr in the private `folder`, or of the installed one; None where there is none."""
-    places = [str(folder)] if folder else sys.path
-    return next((found.version for found in distributions(name="flwr", path=places)), None)
-
-
 def _check_options(kit: Kit, options: SiteOptions) -> None:
     if not options.organs:
         raise InputError(
@@ -136,13 +129,7 @@ def _check_options(kit: Kit, options: SiteOptions) -> None:
             raise InputError(f"Label values: {error}.", hint="Example: --label-values liver=6 kidneys=2,3") from error
     if not options.cases.exists():
         raise InputError(f"There is no folder of cases at {options.cases}.", hint="Name it with --cases.")
-    found = installed_flower(options.flwr_folder)
-    if found != FLWR_VERSION:
-        where = f" in {options.flwr_folder}" if options.flwr_folder else ""
-        raise InputError(
-            f"This kit needs Flower {FLWR_VERSION}{where}, found {found or 'none'}.",
-            hint=f"Install it: pip install flwr=={FLWR_VERSION}",
-        )
+    check_flower(options.flwr_folder)
 
 
 def _prepare(folder: Path, kit: Kit, options: SiteOptions) -> None:

@@ -11,11 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from segviz_core.atomic import replacing, write_json
 from segviz_core.errors import InputError, SegVizError
 from segviz_core.federation.aggregation import Replies, aggregate
+from segviz_core.federation.export import meta_model_of
 from segviz_core.federation.guard import Rejected, check_reply, declared_organs, outliers, update_norm
 from segviz_core.federation.packets import Arrays, Packet
 from segviz_core.federation.schedule import Round, schedule
@@ -205,6 +207,9 @@ class Study:
         if self.stage == "label":
             arrays, weights = self._foreign_experts(member)
             return Packet(settings, arrays, weights)
+        if self.stage == "deliver":
+            blob = meta_model_of(self.state, self.settings).to_bytes()
+            return Packet(settings, {"model": {"file": np.frombuffer(blob, np.uint8)}})
         heads = {f"head/{organ}": head for organ, head in self.state.heads.items()}
         representation = self.state.representation | self.state.norms.get(member.site, {})
         metrics = {f"gate/{organ}": gate for organ, gate in self.state.gates.items()}
