@@ -105,12 +105,12 @@ class MetaModel:
     @property
     def hash(self) -> str:
         """sha256 of the file that `save` writes."""
-        return hashlib.sha256(self._to_bytes()).hexdigest()
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Write the model as one safetensors file, in one step."""
         with replacing(path) as temporary:
-            temporary.write_bytes(self._to_bytes())
+            temporary.write_bytes(self.to_bytes())
 
     @classmethod
     def load(cls, path: Path) -> "MetaModel":
@@ -140,7 +140,8 @@ class MetaModel:
         except InputError as error:
             raise InputError(f"{path}: {error.message}", hint=error.hint) from error
 
-    def _to_bytes(self) -> bytes:
+    def to_bytes(self) -> bytes:
+        """The content of the file that `save` writes."""
         header = {
             "format": FORMAT,
             "contract": self.contract.to_dict(),

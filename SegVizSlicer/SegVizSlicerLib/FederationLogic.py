@@ -102,7 +102,7 @@ class FederationLogic:
 
     def metaModels(self) -> list[Path]:
         """Meta-models that the finished study has sent to this site."""
-        return sorted(self.site.glob("meta_model*.safetensors")) if self.site is not None else []
+        return sorted((self.site / "work").glob("meta_model*.safetensors")) if self.site is not None else []
 
     def forgetSite(self) -> None:
         """Delete all that the site keeps on this computer; it must not be running."""

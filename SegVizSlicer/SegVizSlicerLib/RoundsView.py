@@ -17,6 +17,7 @@ STAGES = {
     "train": _("training together"),
     "tune": _("tuning the heads"),
     "evaluate": _("measuring on the validation cases"),
+    "deliver": _("receiving the finished model"),
     "cases": _("reading the cases"),
     "check": _("reading the cases"),
 }

@@ -103,6 +103,12 @@ def test_result_is_a_meta_model_of_all_organs_and_labels_on_the_grid_of_the_ct(d
     assert organs.get_data_dtype() == np.uint8
 
 
+def test_every_site_has_the_same_meta_model_as_the_coordinator(demo):
+    model = (demo.folder / "meta_model.safetensors").read_bytes()
+    for organ in ("liver", "spleen"):
+        assert (demo.folder / "sites" / organ / "work" / "meta_model.safetensors").read_bytes() == model
+
+
 def test_summary_says_what_happened(demo):
     summary = json.loads((demo.folder / "summary.json").read_text())
     assert set(summary["dice"]) == {"liver", "spleen", "mean"}

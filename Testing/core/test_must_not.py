@@ -156,7 +156,7 @@ def test_8_site_with_another_window_cannot_join(tmp_path):
 
 
 def test_9_meta_model_holds_the_averaged_weights_not_a_sites_own(fedavg):
-    model = meta_model_of(fedavg.study)
+    model = meta_model_of(fedavg.study.state, fedavg.study.settings)
     last = {node: fedavg.trained(node)[-1] for node in SITES}
     key = "0.conv.unit0.conv.weight"
     start = last["1"][0].arrays["representation"][key]

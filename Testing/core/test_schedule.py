@@ -14,11 +14,12 @@ def stages(**settings):
 def test_segviz_plus_trains_alone_then_labels_once_then_together():
     assert stages(local_chunks=2, rounds=3, tune_steps=5) == [
         "declare", "train-local", "train-local", "expert", "label", "train", "train", "train", "tune", "evaluate",
+        "deliver",
     ]  # fmt: skip
 
 
 def test_faithful_segviz_only_trains_together():
-    assert stages(mode="segviz-fedbn", rounds=2) == ["declare", "train", "train", "evaluate"]
+    assert stages(mode="segviz-fedbn", rounds=2) == ["declare", "train", "train", "evaluate", "deliver"]
 
 
 def test_heads_are_refitted_before_the_distillation_when_asked():

@@ -42,11 +42,30 @@ def equal(a: Study, b: Study) -> bool:
 @pytest.mark.parametrize("mode", ["segviz+", "segviz-fedavg", "segviz-fedbn"])
 def test_federation_in_one_process_ends_in_a_meta_model_file(tmp_path, mode):
     study, _ = run(tmp_path, mode=mode)
-    meta_model_of(study).save(tmp_path / "m.safetensors")
+    meta_model_of(study.state, study.settings).save(tmp_path / "m.safetensors")
     model = MetaModel.load(tmp_path / "m.safetensors")
     assert [organ.name for organ in model.organs] == ["liver", "spleen", "kidneys"]
     assert model.provenance["steps_per_site"] == (8 if mode == "segviz+" else 4)
     assert [site["cases"] for site in model.provenance["sites"]] == [{"liver": 3}, {"spleen": 3}, {"kidneys": 3}]
+
+
+def test_every_site_ends_up_with_the_coordinators_meta_model(tmp_path):
+    study, sites = run(tmp_path)
+    model = meta_model_of(study.state, study.settings)
+    for site in sites.values():
+        assert MetaModel.load(site.work / "meta_model.safetensors").hash == model.hash
+
+
+def test_delivered_file_that_is_no_model_is_refused_and_the_old_one_stays(tmp_path):
+    _, sites = run(tmp_path)
+    file = sites["1"].work / "meta_model.safetensors"
+    before = file.read_bytes()
+    request = Packet(
+        {"stage": "deliver", "round": 9, "mode": "segviz+"}, {"model": {"file": np.frombuffer(before[:-9], np.uint8)}}
+    )
+    with pytest.raises(InputError, match="is truncated"):
+        sites["1"].handle(request)
+    assert file.read_bytes() == before
 
 
 def test_two_identical_runs_give_identical_weights(tmp_path):

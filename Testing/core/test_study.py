@@ -24,8 +24,8 @@ def test_phase_2_starts_from_the_expert_with_most_cases_and_adds_the_mean_update
 def test_only_owners_change_a_head_weighted_by_their_cases(tmp_path):
     study = toy_study(tmp_path)
     run_study(study, toy_sites(study))
-    np.testing.assert_allclose(study.state.heads["spleen"]["w"], 2 + 3)
-    np.testing.assert_allclose(study.state.heads["liver"]["w"], 1 + 3)  # from north: 3 cases against 1
+    np.testing.assert_allclose(study.state.heads["spleen"]["up.weight"], 2 + 3)
+    np.testing.assert_allclose(study.state.heads["liver"]["up.weight"], 1 + 3)  # from north: 3 cases against 1
     assert set(study.state.heads) == {"liver", "spleen", "kidneys"}
 
 
@@ -34,9 +34,9 @@ def test_head_of_an_absent_site_survives_the_round(tmp_path):
     sites = toy_sites(study)
     step_round(study, sites)
     step_round(study, sites)
-    before = study.state.heads["spleen"]["w"].copy()
+    before = study.state.heads["spleen"]["up.weight"].copy()
     step_round(study, {node: site for node, site in sites.items() if node != "22"})
-    np.testing.assert_array_equal(study.state.heads["spleen"]["w"], before)
+    np.testing.assert_array_equal(study.state.heads["spleen"]["up.weight"], before)
     assert study.stage == "evaluate"
 
 

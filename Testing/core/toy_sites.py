@@ -18,7 +18,7 @@ TEMPLATE = Template(
         "bn.num_batches_tracked": ((), "int64"),
     },
     norm=frozenset({"bn.weight", "bn.running_mean", "bn.running_var", "bn.num_batches_tracked"}),
-    head={"w": ((2,), "float32")},
+    head={"up.weight": ((2,), "float32")},
 )
 INITIAL = {
     "w": np.zeros(4, np.float32),
@@ -31,8 +31,10 @@ INITIAL = {
 
 def toy_study(folder: Path, **settings) -> Study:
     """A study in `folder` with toy weights: by default mode segviz+, two local chunks, three rounds."""
-    values = {"local_steps": 4, "local_chunks": 2, "rounds": 3, "steps_per_round": 2, "tune_steps": 1, **settings}
-    write_study(folder, StudySettings("toy", **values), TEMPLATE, INITIAL)
+    values = {"local_steps": 4, "local_chunks": 2, "rounds": 3, "steps_per_round": 2, "tune_steps": 1}
+    network = {"channels": [4, 8], "strides": [2], "num_res_units": 1}
+    settings = {"network": network, "patch_size": (8, 8, 8), **values, **settings}
+    write_study(folder, StudySettings("toy", **settings), TEMPLATE, INITIAL)
     return Study(folder)
 
 
@@ -48,7 +50,7 @@ class ToySite:
         same = {name: request.settings[name] for name in ("stage", "round", "mode")}
         counts = {f"cases/{organ}": float(self.cases) for organ in self.organs}
         dice = {f"dice/{organ}": 0.5 for organ in self.organs}
-        heads = {f"head/{organ}": {"w": np.full(2, self.step, np.float32)} for organ in self.organs}
+        heads = {f"head/{organ}": {"up.weight": np.full(2, self.step, np.float32)} for organ in self.organs}
         trained = {"loss": 1.0, "steps": 2.0} | dice
         if request.stage == "declare":
             return Packet(
@@ -77,8 +79,10 @@ class ToySite:
         theta, heads = request.arrays["representation"], request.heads()
         update = {k: np.full(shape, self.step, np.float32) for k, (shape, _) in TEMPLATE.shared(fedbn=fedbn).items()}
         norm = {k: np.asarray(theta[k] + 1).astype(theta[k].dtype) for k in TEMPLATE.own_norm(fedbn=fedbn)}
-        start = {organ: heads.get(organ, {"w": np.zeros(2, np.float32)})["w"] for organ in self.organs}
-        return {"update": update, "norm": norm} | {f"head/{o}": {"w": w + np.float32(1)} for o, w in start.items()}
+        start = {organ: heads.get(organ, {"up.weight": np.zeros(2, np.float32)})["up.weight"] for organ in self.organs}
+        return {"update": update, "norm": norm} | {
+            f"head/{o}": {"up.weight": w + np.float32(1)} for o, w in start.items()
+        }
 
 
 def toy_sites(study: Study) -> dict[str, ToySite]:

@@ -511,7 +511,8 @@ def test_a_finished_study_s_model_appears_in_the_segment_list(window, user_folde
     from scenes import write_model
 
     site = user_folder / "sites" / "demo-north"
-    write_model(site / "meta_model.safetensors", study="together")
+    (site / "work").mkdir(parents=True)
+    write_model(site / "work" / "meta_model.safetensors", study="together")
     window.federation.logic.site = site
     window.federation.follow()
     assert window.ui.modelSelector.currentText.startswith("together")
