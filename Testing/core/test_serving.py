@@ -38,7 +38,7 @@ class Federation:
         self.start()
         for name in SITES:
             self.join(name)
-        self.grows()
+        self.grows(2)  # declare, and one round of training
 
     def start(self) -> None:
         self.coordinator = Coordinator(self.study)
