@@ -55,7 +55,7 @@ class SiteRecord:
         for row in self._newRows(AUDIT_FILE):
             _applyAudit(status, row)
         status.running = isRunning(self.site)
-        if not status.running and status.state not in ("", "left", "failed", "removed"):
+        if not status.running and status.state not in ("", "left", "finished", "failed", "removed"):
             status.state, status.message = "left", _("The site ended by itself; join again to go on.")
         return status
 

@@ -109,6 +109,12 @@ def test_every_site_has_the_same_meta_model_as_the_coordinator(demo):
         assert (demo.folder / "sites" / organ / "work" / "meta_model.safetensors").read_bytes() == model
 
 
+def test_sites_end_by_themselves_when_the_study_is_finished(demo):
+    for organ in ("liver", "spleen"):
+        rows = [json.loads(line) for line in (demo.folder / "sites" / organ / "status.jsonl").read_text().splitlines()]
+        assert [row["state"] for row in rows if row["event"] == "state"][-1] == "finished"
+
+
 def test_summary_says_what_happened(demo):
     summary = json.loads((demo.folder / "summary.json").read_text())
     assert set(summary["dice"]) == {"liver", "spleen", "mean"}

@@ -133,6 +133,17 @@ def test_study_without_enough_sites_says_how_many_it_lacks(tmp_path):
     assert toy_study(tmp_path, min_sites=3).missing(["11"]) == ["2 more sites"]
 
 
+def test_finished_model_is_delivered_to_whoever_is_online_and_waits_for_nobody(tmp_path):
+    study = toy_study(tmp_path, mode="segviz-fedavg", rounds=1)
+    sites = toy_sites(study)
+    for _ in range(3):
+        step_round(study, sites)
+    assert study.stage == "deliver"
+    assert study.missing([]) == []
+    assert step_round(study, {})["complete"]
+    assert study.finished
+
+
 def test_late_joiner_declares_first_and_takes_part_in_the_next_round(tmp_path):
     study = toy_study(tmp_path, mode="segviz-fedavg", rounds=2)
     sites = toy_sites(study)

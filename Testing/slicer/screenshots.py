@@ -1,7 +1,6 @@
 """Writes Resources/Screenshots/*.png from the real module on the harness: `make screenshots`. Look at each one.
 
-The CT is a synthetic phantom. With demo/meta_model.safetensors (`make demo`) the organs are that model's; without it
-they are the phantom's own truth, and the picture is named so on the command line.
+The CT is a synthetic phantom; the model, the organs that it finds and a site's rounds come from the last `make demo`.
 """
 
 import dataclasses
@@ -23,11 +22,12 @@ import numpy as np  # noqa: E402
 import qt  # noqa: E402
 import slicer  # noqa: E402
 from children import child_python, write_kit, write_launcher  # noqa: E402
-from scenes import FakeProcess, NothingMissing, make_window, write_model  # noqa: E402
+from scenes import FakeProcess, NothingMissing, make_window  # noqa: E402
 from slicer_harness.render import SliceView, ThreeDView  # noqa: E402
 
 TARGET = ROOT / "Resources" / "Screenshots"
-DEMO_MODEL = ROOT / "demo" / "meta_model.safetensors"
+DEMO = ROOT / "demo"
+DEMO_MODEL = DEMO / "meta_model.safetensors"
 PANEL_WIDTH, VIEW = 480, 400
 PHANTOM = """
 import dataclasses, sys
@@ -64,6 +64,9 @@ class Shots:
 
 def main() -> int:
     """Write every picture and their names."""
+    if not (DEMO / "summary.json").exists():
+        sys.stderr.write("There is no finished demo to take pictures of: run `make demo` first.\n")
+        return 3
     TARGET.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.gettempdir()) / "segviz-site"  # a name that may be seen in the pictures
     shutil.rmtree(folder, ignore_errors=True)
@@ -86,9 +89,8 @@ def picture_everything(folder: Path) -> Shots:
     shots = Shots(window, root)
     shots.take("empty")
     ct, truth = add_phantom(folder)
-    model = write_model(folder / "models" / "meta_model.safetensors", study="example")
-    if DEMO_MODEL.exists():
-        model.write_bytes(DEMO_MODEL.read_bytes())
+    (folder / "models").mkdir(exist_ok=True)
+    shutil.copyfile(DEMO_MODEL, folder / "models" / "meta_model.safetensors")
     window.segment.refreshModels()
     window.ui.inputSelector.setCurrentNode(ct)
     shots.take("ready")
@@ -96,7 +98,7 @@ def picture_everything(folder: Path) -> Shots:
     process = FakeProcess.started[-1]
     process.onProgress("network", 37, 120)
     shots.take("running")
-    process.finish(organs_of(folder, ct, truth))
+    process.finish(organs_of(folder, ct))
     shots.take("result")
     shots.take("views", views(ct, window.ui.outputSelector.currentNode(), truth))
     window.ui.applyButton.click()
@@ -137,7 +139,7 @@ def picture_federation(shots: Shots, folder: Path) -> None:
     dialog.close()
     storeConsent(window.federation.kit, window.federation.labelSet.organs())
     site = folder / "site"
-    write_history(site)
+    copy_record(site)
     status = SiteRecord(site).read()
     status.running = True
     window.federation.logic.joined = lambda: True
@@ -150,21 +152,15 @@ def picture_federation(shots: Shots, folder: Path) -> None:
     window.federation.logic.joined = lambda: False
 
 
-def write_history(site: Path) -> None:
-    """Eight rounds and a half of a site."""
+def copy_record(site: Path) -> None:
+    """The record of the demo's liver site up to the middle of a shared round."""
     site.mkdir()
-    rows = [{"event": "state", "state": "online", "message": "Connected; waiting for the next round."}]
-    sent = []
-    for number in range(1, 10):
-        rows.append({"event": "round", "round": number, "stage": "train"})
-        if number < 9:
-            metrics = {"loss": 0.9 * 0.8**number + 0.1, "dice/liver": 0.93 - 0.6 * 0.7**number}
-            rows.append({"event": "answered", "round": number, "stage": "train", "seconds": 14, "metrics": metrics})
-            for event in ("received", "sent"):
-                arrays = {"representation": {"arrays": 60, "bytes": 19_200_000}}
-                sent.append({"event": event, "settings": {"round": number}, "arrays": arrays})
-    rows.append({"event": "progress", "round": 9, "stage": "train", "done": 7, "total": 12})
-    (site / "status.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [json.loads(line) for line in (DEMO / "sites" / "liver" / "status.jsonl").read_text().splitlines()]
+    steps = [i for i, row in enumerate(rows) if row["event"] == "progress" and row["stage"] == "train"]
+    middle = next(i for i in reversed(steps) if rows[i]["done"] < rows[i]["total"])
+    (site / "status.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[: middle + 1]))
+    sent = [json.loads(line) for line in (DEMO / "sites" / "liver" / "audit.jsonl").read_text().splitlines()]
+    sent = [row for row in sent if row.get("settings", {}).get("round", 0) < rows[middle]["round"]]
     (site / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sent))
 
 
@@ -182,11 +178,8 @@ def add_phantom(folder: Path) -> tuple[object, np.ndarray]:
     return node, np.ascontiguousarray(data["labels"].transpose(2, 1, 0))
 
 
-def organs_of(folder: Path, ct: object, truth: np.ndarray) -> np.ndarray:
-    """What the demo's model finds, or the phantom's truth where there is no demo."""
-    if not DEMO_MODEL.exists():
-        sys.stdout.write("no demo/meta_model.safetensors: the organs are the phantom's own truth\n")
-        return truth
+def organs_of(folder: Path, ct: object) -> np.ndarray:
+    """What the demo's model finds."""
     from SegVizSlicerLib.SegmentationLogic import exportVolume
 
     exportVolume(ct, folder / "ct.nrrd")

@@ -23,7 +23,7 @@ from segviz_core.federation.schedule import Round
 from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.study import SETTINGS_FILE, Study
 
-_POLL_S, _END_S = 0.5, 40.0
+_POLL_S, _LEAVE_S, _END_S = 0.5, 20.0, 40.0
 
 Progress = Callable[[str, int, int], None]
 
@@ -123,6 +123,9 @@ class Federation:
             time.sleep(_POLL_S)
         if leader.returncode != 0:
             raise self._failure("coordinator")
+        for name in self._processes:  # the sites have the model and end by themselves
+            with suppress(subprocess.TimeoutExpired):
+                self._processes[name].wait(_LEAVE_S)
 
     def _failure(self, name: str) -> SegVizError:
         """The error that a child reported as its last JSON line."""

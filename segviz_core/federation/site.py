@@ -100,7 +100,7 @@ def status(folder: Path = DEFAULT_FOLDER) -> dict[str, Any]:
     progress = [row for row in rows if row["event"] in ("progress", "round", "answered")]
     running = is_running(folder)
     last = dict(states[-1]) if states else {"state": "left", "message": "Never started."}
-    if not running and last["state"] not in ("left", "failed", "removed"):
+    if not running and last["state"] not in ("left", "finished", "failed", "removed"):
         last |= {"state": "left", "message": "It ended without leaving; join again to go on."}
     return {"running": running, **last, "progress": progress[-1] if progress else None}
 
@@ -190,7 +190,7 @@ def _follow(supervisor: "subprocess.Popen[bytes]", folder: Path, *, start: int, 
             rows = journal.read(folder / STATUS_FILE)
             for row in rows[start:]:
                 on_row(row)
-                if row.get("state") in ("online", "left"):
+                if row.get("state") in ("online", "left", "finished"):
                     return row
                 if row.get("state") in ("failed", "removed"):
                     kind = InputError if row.get("kind") == "input" else SegVizError

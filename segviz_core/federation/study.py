@@ -68,6 +68,8 @@ class Study:
             absent = [m.site for node, m in self.state.members.items() if node not in online]
             if absent:
                 return [site for site in sorted(absent) if site not in self._accepted]
+        if self.stage == "deliver":  # whoever is online gets the finished model; the others find it at the coordinator
+            return []
         lacking = self.settings.min_sites - len(online)
         return [f"{lacking} more site{'s' if lacking > 1 else ''}"] if lacking > 0 else []
 
@@ -186,6 +188,8 @@ class Study:
     def _complete(self) -> bool:
         if self.stage == "declare":
             return len(self.state.members) >= self.settings.min_sites
+        if self.stage == "deliver":
+            return True
         if self.rounds[self.state.finished].required:
             return all(member.site in self._accepted for member in self.state.members.values())
         return bool(self._accepted)

@@ -49,7 +49,7 @@ class Supervisor:
         self._ready = False
         self._trainer_error: SegVizError | None = None
         self._state = self._message = ""
-        self._online = self._task_crashed = False
+        self._online = self._task_crashed = self._delivered = False
         self._was_online = any(row.get("state") == "online" for row in journal.read(folder / STATUS_FILE))
         self._trying_since = self._next_try = time.monotonic()
         self._deaths: list[float] = []
@@ -65,7 +65,6 @@ class Supervisor:
             journal.append(self._folder / AUDIT_FILE, "join", address=self._settings["address"])
             try:
                 self._work()
-                self._say("left", "Left.")
             except (KeyboardInterrupt, Cancelled):
                 self._say("left", "Left.")
             except SegVizError as error:
@@ -83,10 +82,14 @@ class Supervisor:
             if self._trainer_error:
                 raise self._trainer_error
             self._keep_trainer()
+            if self._delivered and not self._online:
+                self._say("finished", "The study is finished; this site has its meta-model.")
+                return
             if self._ready:
                 self._keep_node()
                 self._keep_superexec()
             time.sleep(_POLL_S)
+        self._say("left", "Left.")
 
     def _keep_trainer(self) -> None:
         if self._trainer and self._trainer.returncode is None:
@@ -114,6 +117,8 @@ class Supervisor:
             kind = InputError if said.get("kind") == "input" else SegVizError
             self._trainer_error = kind(str(said.get("message")), hint=str(said.get("hint", "")))
             return
+        if event == "answered":
+            self._delivered = said.get("stage") == "deliver"  # the coordinator ends after its last round
         if event == "ready":
             self._ready = True
             self._trying_since = time.monotonic()
