@@ -60,6 +60,8 @@ class Console:
     def progress(self, stage: str, done: int, total: int) -> None:
         """Show that `done` of `total` steps of `stage` are done; this is the `on_progress` of every long function.
 
+        What stands behind a middle dot in `stage` may change: it is news of the same stage, not another one.
+
         Raises:
             Cancelled: the cancel file exists, or the heartbeat file is stale or gone.
         """
@@ -103,6 +105,7 @@ class Console:
 
     def _due(self, stage: str, done: int, total: int, interval: float) -> bool:
         now = time.monotonic()
+        stage = _name(stage)
         due = stage != self._last_stage or done >= total or now - self._last_time >= interval
         if due:
             self._last_stage, self._last_time = stage, now
@@ -116,9 +119,9 @@ class Console:
             columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self._bars = Progress(*columns, console=Terminal(stderr=True))
             self._bars.start()
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-        self._bars.update(self._tasks[stage], completed=done, total=total)
+        if (name := _name(stage)) not in self._tasks:
+            self._tasks[name] = self._bars.add_task(stage, total=total)
+        self._bars.update(self._tasks[name], completed=done, total=total, description=stage)
 
     def _stop_bars(self) -> None:
         if self._bars is not None:
@@ -128,6 +131,10 @@ class Console:
     def _emit(self, event: str, values: Mapping[str, Any]) -> None:
         sys.stdout.write(json.dumps({"event": event, **values}, allow_nan=False) + "\n")
         sys.stdout.flush()
+
+
+def _name(stage: str) -> str:
+    return stage.partition(" \N{MIDDLE DOT} ")[0]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -50,6 +50,13 @@ def test_people_get_the_result_on_standard_output_and_all_else_on_standard_error
     assert err == "network 1/2\nExpected a, found b.\n  Do c.\n"
 
 
+def test_news_behind_the_middle_dot_are_of_the_same_stage(capsys):
+    console = Console()
+    for done in range(50):
+        console.progress(f"federation \N{MIDDLE DOT} round {done}", done, 100)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_terminal_shows_a_bar():
     code = (
         "from segviz_core.console import Console\n"

@@ -110,7 +110,7 @@ class Federation:
             )
 
     def _follow(self, study: Study, on_progress: Progress) -> None:
-        total = len(study.rounds)
+        total, started = len(study.rounds), time.monotonic()
         while (leader := self._processes["coordinator"]).poll() is None:
             for name, process in self._processes.items():
                 if name != "coordinator" and process.poll() not in (None, 0):
@@ -118,8 +118,9 @@ class Federation:
             rows = [row for row in study.history() if row["complete"]]
             done = len({row["round"] for row in rows})
             left = seconds_left(study.rounds, rows)
-            name = study.rounds[min(done, total - 1)].stage
-            on_progress(f"federation: {name}, about {_minutes(left)} left", done, total)
+            now = f"round {done + 1} of {total}, {study.rounds[done].stage}" if done < total else "closing"
+            elapsed = time.monotonic() - started
+            on_progress(f"federation (seconds) \N{MIDDLE DOT} {now}", round(elapsed), round(elapsed + max(1.0, left)))
             time.sleep(_POLL_S)
         if leader.returncode != 0:
             raise self._failure("coordinator")
@@ -175,10 +176,6 @@ def _work(r: Round) -> float:
 def _slowest(row: dict[str, Any]) -> float:
     seconds = [site["metrics"]["seconds"] for site in row["sites"].values() if "seconds" in site.get("metrics", {})]
     return max(seconds, default=0.0)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(5, round(seconds / 5) * 5)} s"
 
 
 def _free_port() -> int:
