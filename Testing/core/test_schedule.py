@@ -40,7 +40,9 @@ def test_every_site_makes_the_same_number_of_steps_whatever_its_cases():
 
 
 def test_settings_survive_json():
-    settings = StudySettings("s", network={"channels": [4, 8], "strides": [2], "num_res_units": 1})
+    settings = StudySettings(
+        "s", network={"channels": [4, 8], "strides": [2], "num_res_units": 1}, patch_size=(8, 8, 8)
+    )
     assert StudySettings.from_dict(settings.to_dict()) == settings
     site = settings.for_site("north")
     assert SiteSettings.from_dict(site.to_dict()) == site
@@ -49,6 +51,16 @@ def test_settings_survive_json():
 def test_unknown_setting_is_refused_by_name():
     with pytest.raises(InputError, match="Unknown study setting 'epochs'"):
         StudySettings.from_dict({"name": "s", "epochs": 3})
+
+
+def test_patch_that_the_network_cannot_halve_is_refused():
+    with pytest.raises(InputError, match="patch_size: expected three multiples of 16, found"):
+        StudySettings("s", patch_size=(40, 48, 48))
+
+
+def test_incomplete_network_is_refused_by_its_names():
+    with pytest.raises(InputError, match="network: expected channels, strides, num_res_units, found strides"):
+        StudySettings("s", network={"strides": [2]})
 
 
 def test_unknown_mode_is_refused():

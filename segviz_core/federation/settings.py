@@ -1,11 +1,19 @@
 """Settings of a study: what the coordinator chose at `create`, and the part that every site gets in its kit."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from segviz_core.contract import DataContract
 from segviz_core.errors import InputError
+
+PUBLISHED_NETWORK: Mapping[str, Any] = {
+    "channels": [16, 32, 64, 128, 256],
+    "strides": [2, 2, 2, 2],
+    "num_res_units": 2,
+}
+"""MONAI UNet of the publication, as NetworkConfig.to_dict() gives it (this module must not load torch)."""
 
 MODES = ("segviz+", "segviz-fedavg", "segviz-fedbn")
 
@@ -23,7 +31,7 @@ class StudySettings:
     mode: str = "segviz+"
     seed: int = 0
     contract: DataContract = field(default_factory=DataContract)
-    network: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=lambda: dict(PUBLISHED_NETWORK))
     patch_size: tuple[int, int, int] = (128, 128, 32)
     batch_size: int = 2
     local_steps: int = 16_625
@@ -49,7 +57,14 @@ class StudySettings:
             raise InputError("Expected at least one round and one chunk, and no negative number of steps.")
         if self.min_sites < 1:
             raise InputError(f"min_sites: expected 1 or more, found {self.min_sites}.")
+        if set(self.network) != set(PUBLISHED_NETWORK):
+            raise InputError(
+                f"network: expected {', '.join(PUBLISHED_NETWORK)}, found {', '.join(self.network) or 'nothing'}."
+            )
         object.__setattr__(self, "patch_size", tuple(self.patch_size))
+        divisor = math.prod(self.network["strides"])
+        if len(self.patch_size) != 3 or any(size < 1 or size % divisor for size in self.patch_size):
+            raise InputError(f"patch_size: expected three multiples of {divisor}, found {list(self.patch_size)}.")
 
     @property
     def fedbn(self) -> bool:
