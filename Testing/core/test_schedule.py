@@ -39,6 +39,12 @@ def test_every_site_makes_the_same_number_of_steps_whatever_its_cases():
     assert all("steps" in r.settings for r in schedule(StudySettings("s")) if r.stage.startswith("train"))
 
 
+@pytest.mark.parametrize("steps, given, expected", [(50, None, 0.0), (51, None, 1e-3), (51, 0.5, 0.5)])
+def test_long_rounds_are_held_by_the_proximal_term_unless_told_otherwise(steps, given, expected):
+    rounds = schedule(StudySettings("s", steps_per_round=steps, proximal=given))
+    assert {r.settings["proximal"] for r in rounds if r.stage == "train"} == {expected}
+
+
 def test_settings_survive_json():
     settings = StudySettings(
         "s", network={"channels": [4, 8], "strides": [2], "num_res_units": 1}, patch_size=(8, 8, 8)

@@ -60,6 +60,17 @@ def test_fedbn_keeps_norm_layers_at_their_sites(tmp_path):
     assert set(study.state.norms) == {"north", "south", "west"}
 
 
+def test_local_statistics_stay_at_their_sites_while_parameters_are_shared(tmp_path):
+    study = toy_study(tmp_path, mode="segviz-fedavg", rounds=2, bn_stats="local")
+    sites = toy_sites(study)
+    for number in range(3):
+        step_round(study, sites if number != 1 else {node: site for node, site in sites.items() if node != "22"})
+    received = {n: [q for q in s.requests if q.stage == "train"][-1].arrays["representation"] for n, s in sites.items()}
+    np.testing.assert_array_equal(received["11"]["bn.weight"], received["22"]["bn.weight"])
+    np.testing.assert_allclose(received["11"]["bn.running_mean"], 1.0)  # what it sent itself after the first round
+    np.testing.assert_array_equal(study.state.norms["north"]["bn.running_mean"], [2.0, 2.0])
+
+
 def test_experts_go_once_and_only_to_sites_that_lack_their_organs(tmp_path):
     study = toy_study(tmp_path)
     sites = toy_sites(study)

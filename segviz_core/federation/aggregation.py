@@ -88,7 +88,7 @@ def _average_round(replies: Replies, state: StudyState, settings: StudySettings,
         new[key] = np.asarray(state.representation[key] + delta, dtype=state.representation[key].dtype)
     own = template.own_norm(fedbn=settings.fedbn)
     new |= average_statistics(lambda i, key: replies.read(replies.sites[i], "norm", key), own, equal)
-    if settings.fedbn:
+    if settings.keeps_norms:
         state.norms |= {site: replies.group(site, "norm", list(own)) for site in replies.sites}
     state.representation = new
     _average_heads(replies, state, template)

@@ -29,6 +29,9 @@ def schedule(settings: StudySettings) -> Sequence[Round]:
         if settings.head_steps:
             rounds.append(_tune(settings, steps=settings.head_steps, calibrate=False))
     total = settings.rounds * settings.steps_per_round
+    proximal = settings.proximal
+    if proximal is None:  # method.md section 4, defaults
+        proximal = 1e-3 if settings.steps_per_round > 50 else 0.0
     rounds += [
         Round(
             "train",
@@ -39,7 +42,7 @@ def schedule(settings: StudySettings) -> Sequence[Round]:
                 "learning_rate": settings.shared_learning_rate,
                 "foreign_weight": settings.foreign_weight if settings.mode == "segviz+" else 0.0,
                 "foreign_ramp": settings.foreign_ramp,
-                "proximal": settings.proximal,
+                "proximal": proximal,
             },
         )
         for i in range(settings.rounds)

@@ -24,7 +24,9 @@ class StudySettings:
 
     `segviz+` spends `local_steps` per site in phase 1, then `rounds * steps_per_round` together; the `segviz` modes
     spend only the latter. `head_steps` re-fit the heads to the common representation before phase 2 (method.md 9c),
-    `tune_steps` afterwards (phase 3).
+    `tune_steps` afterwards (phase 3). `proximal` is mu; None means 0 up to 50 steps per round and 1e-3 above.
+    `bn_stats` "local" leaves the running statistics of norm layers at their sites, as published; the meta-model holds
+    their average either way.
     """
 
     name: str
@@ -44,7 +46,8 @@ class StudySettings:
     shared_learning_rate: float = 1e-4
     foreign_weight: float = 0.5
     foreign_ramp: float = 0.2
-    proximal: float = 0.0
+    proximal: float | None = None
+    bn_stats: str = "average"
     server_momentum: float = 0.0
     min_sites: int = 2
     wait_seconds: float = 120.0
@@ -55,6 +58,8 @@ class StudySettings:
             raise InputError(f"mode: expected one of {', '.join(MODES)}, found {self.mode!r}.")
         if self.rounds < 1 or self.steps_per_round < 0 or self.local_steps < 0 or self.local_chunks < 1:
             raise InputError("Expected at least one round and one chunk, and no negative number of steps.")
+        if self.bn_stats not in ("average", "local"):
+            raise InputError(f"bn_stats: expected average or local, found {self.bn_stats!r}.")
         if self.min_sites < 1:
             raise InputError(f"min_sites: expected 1 or more, found {self.min_sites}.")
         if set(self.network) != set(PUBLISHED_NETWORK):
@@ -65,6 +70,11 @@ class StudySettings:
         divisor = math.prod(self.network["strides"])
         if len(self.patch_size) != 3 or any(size < 1 or size % divisor for size in self.patch_size):
             raise InputError(f"patch_size: expected three multiples of {divisor}, found {list(self.patch_size)}.")
+
+    @property
+    def keeps_norms(self) -> bool:
+        """Whether every site gets its own norm layers' values back instead of the average."""
+        return self.fedbn or self.bn_stats == "local"
 
     @property
     def fedbn(self) -> bool:
