@@ -1,21 +1,31 @@
 """One test for every "must not" row of method.md section 5."""
 
+from dataclasses import replace
 from itertools import pairwise
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from random_model import random_model
 from toy_cases import PATCH, toy_case, toy_settings, toy_site
 
+from segviz_core import inference
 from segviz_core.batches import draw_batch
+from segviz_core.cases import open_site
+from segviz_core.contract import DataContract
+from segviz_core.experiments.phantoms import make_phantom
+from segviz_core.experiments.profiles import PROFILES
 from segviz_core.experiments.runner import run_study
 from segviz_core.federation.export import meta_model_of
 from segviz_core.federation.guard import Rejected
 from segviz_core.federation.session import SiteSession
 from segviz_core.federation.study import Study
 from segviz_core.federation.weights import create_study, load_arrays, to_arrays
+from segviz_core.labels import LABEL_SETS
 from segviz_core.network import NetworkConfig, SegVizNet, norm_keys
 from segviz_core.training import FLOOR, TrainingConfig, cosine, train
+from segviz_core.volumes import read_ct
 
 SITES = {"1": ("north", "liver"), "2": ("south", "spleen")}
 
@@ -142,6 +152,25 @@ def test_6_mixed_batch_keeps_the_label_of_every_case():
         if batch.annotated[0].tolist() != batch.annotated[1].tolist():
             seen.add(tuple(batch.masks.flatten(2).any(-1).any(0).tolist()))
     assert (True, True) in seen
+
+
+def test_7_training_and_inference_see_the_same_voxels(tmp_path, monkeypatch):
+    profile = PROFILES["smoke"]
+    ct, labels = make_phantom("liver", 0, profile=profile)
+    for name, voxels in (("images", ct.voxels), ("labels", (labels == 1).astype(np.uint8))):
+        (tmp_path / name).mkdir()
+        nib.save(nib.Nifti1Image(voxels, ct.affine), tmp_path / name / "a.nii.gz")
+    contract = DataContract((9.0, 11.0, 13.0))  # a grid that is not the phantom's own
+    (case,) = open_site(tmp_path, label_set=LABEL_SETS["liver"], contract=contract).training_cases
+    seen = []
+
+    def record(network, voxels, *, organs, **_):
+        seen.append(voxels)
+        return np.zeros((len(organs), *voxels.shape), np.float32)
+
+    monkeypatch.setattr(inference, "margins", record)
+    inference.segment(replace(random_model(), contract=contract), read_ct(tmp_path / "images" / "a.nii.gz"))
+    np.testing.assert_allclose(seen[0], case.intensities, atol=0.51 / 255)
 
 
 def test_8_site_with_another_window_cannot_join(tmp_path):
