@@ -110,7 +110,7 @@ class Federation:
             )
 
     def _follow(self, study: Study, on_progress: Progress) -> None:
-        total, started = len(study.rounds), time.monotonic()
+        total = len(study.rounds)
         while (leader := self._processes["coordinator"]).poll() is None:
             for name, process in self._processes.items():
                 if name != "coordinator" and process.poll() not in (None, 0):
@@ -118,9 +118,8 @@ class Federation:
             rows = [row for row in study.history() if row["complete"]]
             done = len({row["round"] for row in rows})
             left = seconds_left(study.rounds, rows)
-            now = f"round {done + 1} of {total}, {study.rounds[done].stage}" if done < total else "closing"
-            elapsed = time.monotonic() - started
-            on_progress(f"federation (seconds) \N{MIDDLE DOT} {now}", round(elapsed), round(elapsed + max(1.0, left)))
+            now = f"{study.rounds[done].stage}, about {_rounded(left)} left" if done < total else "closing"
+            on_progress(f"federation \N{MIDDLE DOT} {now}", done, total)
             time.sleep(_POLL_S)
         if leader.returncode != 0:
             raise self._failure("coordinator")
@@ -176,6 +175,10 @@ def _work(r: Round) -> float:
 def _slowest(row: dict[str, Any]) -> float:
     seconds = [site["metrics"]["seconds"] for site in row["sites"].values() if "seconds" in site.get("metrics", {})]
     return max(seconds, default=0.0)
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(5, round(seconds / 5) * 5)} s"
 
 
 def _free_port() -> int:
