@@ -25,14 +25,6 @@ class NetworkConfig:
     strides: tuple[int, ...] = (2, 2, 2, 2)
     num_res_units: int = 2
 
-    @property
-    def divisor(self) -> int:
-        """Patch sizes must be multiples of this."""
-        product = 1
-        for stride in self.strides:
-            product *= stride
-        return product
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
@@ -117,11 +109,6 @@ def fused_logits(features: Tensor, heads: Sequence[Head]) -> Tensor:
     bias = torch.cat([_present(head.residual.bias) for head in heads])
     x = x + F.conv3d(x, weight, bias, padding=1, groups=len(heads))
     return x.reshape(x.shape[0], len(heads), 2, *x.shape[2:])
-
-
-def foreground(logits: Tensor) -> Tensor:
-    """Probability of the organ from logits (..., 2, X, Y, Z) with the class axis at -4: softmax of two classes."""
-    return torch.sigmoid(logits.select(-4, 1) - logits.select(-4, 0))
 
 
 def norm_keys(module: nn.Module) -> frozenset[str]:

@@ -6,7 +6,7 @@ from monai.networks.nets import UNet
 from torch import nn
 
 from segviz_core.federation.settings import PUBLISHED_NETWORK
-from segviz_core.network import Head, NetworkConfig, SegVizNet, foreground, fused_logits, norm_keys
+from segviz_core.network import Head, NetworkConfig, SegVizNet, fused_logits, norm_keys
 
 SMALL = NetworkConfig((4, 8, 16), (2, 2), 1)
 
@@ -61,15 +61,9 @@ def test_fusing_heads_of_both_modes_is_refused():
         network(torch.rand(1, 1, 16, 16, 16))
 
 
-def test_foreground_is_the_softmax_of_two_classes():
-    logits = torch.randn(2, 2, 3, 3, 3)
-    assert torch.allclose(foreground(logits), logits.softmax(1)[:, 1], atol=1e-6)
-
-
 def test_studies_begin_with_the_published_network_unless_told_otherwise():
     assert NetworkConfig.from_dict(PUBLISHED_NETWORK) == NetworkConfig()
 
 
 def test_settings_survive_json():
     assert NetworkConfig.from_dict(SMALL.to_dict()) == SMALL
-    assert SMALL.divisor == 4

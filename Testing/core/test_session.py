@@ -102,6 +102,21 @@ def test_foreign_heads_stay_as_the_server_sent_them(tmp_path):
         assert not any(p.requires_grad for p in network.head(organ).parameters())
 
 
+def test_order_in_which_heads_arrive_does_not_change_the_result(tmp_path):
+    study, sites = run(tmp_path)
+    heads = {f"head/{organ}": head for organ, head in study.state.heads.items()}
+    settings = {"stage": "train", "round": 50, "mode": "segviz+", "first_step": 0, "steps": 2, "total_steps": 2}
+    settings |= {"learning_rate": 0.01, "foreign_weight": 0.5, "foreign_ramp": 0.0, "proximal": 0.0}
+    updates = []
+    for names in (sorted(heads), sorted(heads, reverse=True)):
+        arrays = {"representation": study.state.representation, **{name: heads[name] for name in names}}
+        session = SiteSession(
+            toy_settings().for_site("north"), sites["1"].site, tmp_path / "-".join(names).replace("/", "")
+        )
+        updates.append(session.handle(Packet(settings, arrays)).arrays["update"])
+    assert all(np.array_equal(updates[0][key], updates[1][key]) for key in updates[0])
+
+
 def test_soft_maps_are_zero_inside_the_sites_own_organ(tmp_path):
     _, sites = run(tmp_path)
     for case in sites["2"].site.training_cases:

@@ -7,7 +7,6 @@ sure that all of them end, whatever happens.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from segviz_core.federation import coordinator
 from segviz_core.federation.schedule import Round
 from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.study import SETTINGS_FILE, Study
+from segviz_core.federation.supervisor import free_port
 
 _POLL_S, _LEAVE_S, _END_S = 0.5, 20.0, 40.0
 
@@ -34,7 +34,7 @@ class Federation:
     def __init__(self, folder: Path, settings: StudySettings) -> None:
         self._folder, self._study_folder = folder, folder / "study"
         if not (self._study_folder / SETTINGS_FILE).exists():
-            coordinator.create(self._study_folder, settings, port=_free_port())
+            coordinator.create(self._study_folder, settings, port=free_port())
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self, data: Path, *, on_progress: Progress) -> Path:
@@ -179,9 +179,3 @@ def _slowest(row: dict[str, Any]) -> float:
 
 def _rounded(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(5, round(seconds / 5) * 5)} s"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -144,7 +144,7 @@ class Supervisor:
         if not self._was_online:
             self._say("connecting", f"Connecting to {self._settings['address']}.")
         self._secret = self._write_secret()
-        self._port = _free_port()
+        self._port = free_port()
         if self._superexec:
             self._superexec.stop(patience_s=5)
             self._superexec = None
@@ -259,7 +259,8 @@ class _Removed(InputError):
     pass
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this computer that nobody listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
