@@ -46,6 +46,7 @@ WITHOUT_TORCH = {
     "federation.kit",
     "federation.node_log",
     "federation.packets",
+    "federation.presence",
     "federation.running",
     "federation.schedule",
     "federation.site_folder",

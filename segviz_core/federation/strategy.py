@@ -17,6 +17,7 @@ from segviz_core.errors import InputError
 from segviz_core.federation import records
 from segviz_core.federation.guard import Rejected
 from segviz_core.federation.packets import Packet
+from segviz_core.federation.presence import Presence
 from segviz_core.federation.study import Study
 
 _logger = logging.getLogger(__name__)
@@ -33,14 +34,16 @@ def conduct(grid: Grid, study: Study, *, publish: Publish) -> None:
         InputError: sites are missing for longer than the study waits. Every finished round is safe.
         SegVizError: a round failed three times.
     """
+    presence = Presence(study.folder)
     while not study.finished:
-        _play_round(grid, study, _wait_for_sites(grid, study, publish), publish)
+        _play_round(grid, study, _wait_for_sites(grid, study, publish, presence), publish, presence)
 
 
-def _wait_for_sites(grid: Grid, study: Study, publish: Publish) -> list[str]:
+def _wait_for_sites(grid: Grid, study: Study, publish: Publish, presence: Presence) -> list[str]:
     deadline = time.monotonic() + study.settings.wait_seconds
     said: list[str] = []
     while missing := study.missing(online := _online(grid)):
+        presence.saw(online)
         if time.monotonic() > deadline:
             raise InputError(
                 f"Round {study.number} ({study.stage}) waits for {', '.join(missing)}: not online after "
@@ -51,6 +54,7 @@ def _wait_for_sites(grid: Grid, study: Study, publish: Publish) -> list[str]:
             publish({"state": "waiting", "message": f"Waiting for {', '.join(missing)}.", "online": len(online)})
             said = missing
         time.sleep(POLL_S)
+    presence.saw(online)
     return online
 
 
@@ -58,23 +62,28 @@ def _online(grid: Grid) -> list[str]:
     return sorted(str(node) for node in grid.get_node_ids())
 
 
-def _play_round(grid: Grid, study: Study, online: list[str], publish: Publish) -> None:
+def _play_round(grid: Grid, study: Study, online: list[str], publish: Publish, presence: Presence) -> None:
     started = time.monotonic()
     number, stage, timeout = study.number, study.stage, study.settings.round_timeout
     waiting = _send(grid, study.requests(online), ttl=timeout)
     asked, rejected = len(waiting), {}
+    presence.asked(waiting.values(), number=number)
     publish({"state": "running", "replies": 0, "asked": asked})
     while waiting:
         for message_id, node in list(waiting.items()):
             for reply in grid.pull_messages([message_id]):
                 del waiting[message_id]
-                if reason := _refusal(study, node, reply):
+                reason = _refusal(study, node, reply)
+                presence.answered(node, reason=reason)
+                if reason:
                     rejected[node] = reason
                     _logger.warning("round %d: node %s rejected: %s", number, node, reason)
                 publish({"state": "running", "replies": asked - len(waiting), "asked": asked})
         if time.monotonic() - started > timeout:
             rejected |= dict.fromkeys(waiting.values(), f"no reply within {timeout:.0f} s")
             break
+        if presence.due:
+            presence.saw(_online(grid))
         if waiting:
             time.sleep(POLL_S)
     row = study.close_round(seconds=time.monotonic() - started, rejected=rejected)
