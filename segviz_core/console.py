@@ -65,7 +65,7 @@ class Console:
         Raises:
             Cancelled: the cancel file exists, or the heartbeat file is stale or gone.
         """
-        self._poll()
+        self.poll()
         if self._json:
             if self._due(stage, done, total, _JSON_INTERVAL_S):
                 self._emit("progress", {"stage": stage, "done": done, "total": total})
@@ -92,7 +92,8 @@ class Console:
         else:
             sys.stderr.write(f"{error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
 
-    def _poll(self) -> None:
+    def poll(self) -> None:
+        """Raise Cancelled where the cancel file exists, or the heartbeat file is stale or gone."""
         if self._cancel_file is not None and self._cancel_file.exists():
             raise Cancelled
         if self._heartbeat is not None:

@@ -62,6 +62,15 @@ SPLIT_KIDNEYS: tuple[Organ, Organ] = (
 FIRST_FREE_VALUE = 7
 """New organs of a federation get this label value and up, stored in the model's header."""
 
+CURVE_COLORS: Mapping[str, str] = MappingProxyType(
+    {"liver": "#d55e00", "spleen": "#0072b2", "kidneys": "#009e73", "pancreas": "#cc79a7"}
+)
+"""Lines of plots: Okabe and Ito's colours, which people with any colour vision tell apart (Color Universal Design,
+2008), at least 3:1 on white and on black. Slicer's own colours of liver and kidneys are too close for that."""
+
+OTHER_CURVE_COLOR = "#808080"
+"""Lines of organs without a colour of their own; their marks and dashes differ."""
+
 
 @dataclass(frozen=True)
 class LabelSet:

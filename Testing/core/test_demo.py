@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from segviz_core.cases import open_site
-from segviz_core.experiments.loopback import seconds_left
 from segviz_core.experiments.profiles import PROFILES
 from segviz_core.experiments.runner import run_study
 from segviz_core.federation.schedule import schedule
@@ -141,17 +140,6 @@ def test_nothing_of_a_patient_or_a_path_is_in_the_coordinators_files(demo):
             content = path.read_bytes()
             for secret in (*cases, str(demo.folder / "data")):
                 assert secret.encode() not in content, f"{secret} in {path.name}"
-
-
-def test_time_left_shrinks_as_rounds_finish_and_follows_their_pace():
-    rounds = schedule(StudySettings("s", local_steps=100, local_chunks=5, rounds=10, steps_per_round=12))
-    pace = [{"round": i + 1, "seconds": 10.0} for i in range(len(rounds))]
-    left = [seconds_left(rounds, pace[:n]) for n in range(1, len(rounds) + 1)]
-    assert all(later < earlier for earlier, later in zip(left[::4], left[4::4], strict=False))
-    assert left[-1] == 0
-    assert left[9] == pytest.approx(10.0 * (len(rounds) - 10), rel=0.35)  # half-way, the guess is close to the truth
-    slow = [{**row, "seconds": 50.0} for row in pace]
-    assert seconds_left(rounds, slow[:8]) > 3 * left[7]
 
 
 def _settings(demo: Run) -> StudySettings:

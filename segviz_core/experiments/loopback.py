@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -18,10 +18,10 @@ from typing import Any
 
 from segviz_core.errors import SegVizError
 from segviz_core.federation import coordinator
-from segviz_core.federation.schedule import Round
 from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.study import SETTINGS_FILE, Study
 from segviz_core.federation.supervisor import free_port
+from segviz_core.federation.time_left import rounded, seconds_left
 
 _POLL_S, _LEAVE_S, _END_S = 0.5, 20.0, 40.0
 
@@ -118,7 +118,7 @@ class Federation:
             rows = [row for row in study.history() if row["complete"]]
             done = len({row["round"] for row in rows})
             left = seconds_left(study.rounds, rows)
-            now = f"{study.rounds[done].stage}, about {_rounded(left)} left" if done < total else "closing"
+            now = f"{study.rounds[done].stage}, about {rounded(left)} left" if done < total else "closing"
             on_progress(f"federation \N{MIDDLE DOT} {now}", done, total)
             time.sleep(_POLL_S)
         if leader.returncode != 0:
@@ -153,29 +153,6 @@ class Federation:
         self._processes = {}
 
 
-def seconds_left(rounds: Sequence[Round], rows: Sequence[dict[str, Any]]) -> float:
-    """Seconds until the last round, from the finished `rows`: a fixed share per round and one price per step."""
-    done = {row["round"] for row in rows}
-    finished = [(_work(rounds[row["round"] - 1]), row["seconds"]) for row in rows]
-    worked = sum(work for work, _ in finished)
-    price = max(0.0, sum(s for _, s in finished) - _PER_ROUND_S * len(finished)) / worked if worked else _PER_STEP_S
-    return sum(_PER_ROUND_S + price * _work(r) for i, r in enumerate(rounds, start=1) if i not in done)
-
-
-_PER_ROUND_S, _PER_STEP_S = 5.0, 0.3
-"""First guesses on two cores (measured with four sites); the price per step is then taken from the finished rounds."""
-
-
-def _work(r: Round) -> float:
-    """Size of a round, in plain training steps."""
-    steps = float(r.settings.get("steps", 0))
-    return {"train-local": steps, "train": 1.6 * steps, "tune": steps, "label": 60.0, "expert": 10.0}.get(r.stage, 5.0)
-
-
 def _slowest(row: dict[str, Any]) -> float:
     seconds = [site["metrics"]["seconds"] for site in row["sites"].values() if "seconds" in site.get("metrics", {})]
     return max(seconds, default=0.0)
-
-
-def _rounded(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(5, round(seconds / 5) * 5)} s"

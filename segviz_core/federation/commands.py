@@ -56,6 +56,12 @@ def _add_coordinator(subparsers: Subparsers) -> None:
         command.add_argument("study", type=Path, metavar="STUDY")
         command.set_defaults(run=run)
 
+    dashboard = commands.add_parser("dashboard", help="watch a study in the browser of this computer (Ctrl-C ends)")
+    dashboard.add_argument("study", type=Path, metavar="STUDY")
+    dashboard.add_argument("--port", type=int, default=9444, help="port of the page, on 127.0.0.1 (default: 9444)")
+    dashboard.add_argument("--terminal", action="store_true", help="here in the terminal, without a browser")
+    dashboard.set_defaults(run=_coordinator_dashboard)
+
 
 def _add_site(subparsers: Subparsers) -> None:
     group = subparsers.add_parser("site", help="take part in a study with your own cases")
@@ -127,6 +133,20 @@ def _coordinator_status(options: argparse.Namespace, console: "Console") -> None
 
     status = coordinator.status(options.study)
     console.result(status, "\n".join(f"{name}: {_plain(value)}" for name, value in status.items()))
+
+
+def _coordinator_dashboard(options: argparse.Namespace, console: "Console") -> None:
+    if options.terminal:
+        from segviz_core.federation.dashboard_terminal import watch
+
+        watch(options.study, poll=console.poll)
+        return
+    from segviz_core.federation.dashboard_server import serve_dashboard
+
+    def tell(url: str) -> None:
+        console.result({"url": url}, f"{url}  (this computer only; Ctrl-C ends)")
+
+    serve_dashboard(options.study, port=options.port, on_ready=tell, poll=console.poll)
 
 
 def _coordinator_stop(options: argparse.Namespace, console: "Console") -> None:

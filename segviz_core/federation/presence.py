@@ -19,8 +19,9 @@ _REFRESH_S = 5.0
 class Presence:
     """Kept by the server of the study in `folder`, by node id; written at every change, and every five seconds.
 
-    {"north": {"online": true, "seen": 1766.5, "doing": "asked" | "replied" | "rejected" | "", "round": 3, "reason": ""}}
-    `seen` is the last time (seconds since 1970) at which Flower held the site for online: up to a minute after a kill.
+    {"north": {"online": true, "seen": 1766.5, "doing": "asked", "round": 3, "reason": ""}}
+    `doing` may also be replied, rejected or empty. `seen` is the last time (seconds since 1970) at which Flower held
+    the site for online: up to a minute after a kill.
     """
 
     def __init__(self, folder: Path) -> None:
