@@ -55,8 +55,8 @@ def test_create_takes_settings_from_a_file_and_options_above_them(tmp_path: Path
     assert "Next: coordinator add-site" in found.text
 
 
-def test_create_refuses_another_host(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"127\.0\.0\.1 only"):
+def test_create_refuses_a_host_that_no_site_can_reach(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="by which sites reach this computer"):
         run("coordinator", "create", tmp_path / "abdomen", "--host", "0.0.0.0")
 
 
@@ -70,6 +70,33 @@ def test_create_names_a_bad_settings_file(tmp_path: Path, text: str) -> None:
 def test_add_site_writes_a_kit_for_some_organs(study: Path) -> None:
     found = run("coordinator", "add-site", study, "north", "--allow", "liver,spleen")
     assert read_kit(Path(found.values["kit"])).allow == ("liver", "spleen")
+
+
+def test_site_makes_its_key_and_the_coordinator_a_kit_for_it(study: Path, tmp_path: Path) -> None:
+    public = run("site", "key", "--work", tmp_path / "site").values["public_key"]
+    found = run("coordinator", "add-site", study, "north", "--public-key", public)
+    assert "It holds no secret" in found.text
+    assert "Who holds this file is the site" in run("coordinator", "add-site", study, "south").text
+
+
+def test_removal_says_what_stays_and_when_it_happens(study: Path) -> None:
+    for name in ("north", "south"):
+        run("coordinator", "add-site", study, name)
+    text = run("coordinator", "remove-site", study, "north").text
+    assert text == "Removed; its heads stay in the model. The coordinator does it at its next start."
+    assert "its heads and expert are dropped" in run("coordinator", "remove-site", study, "south", "--erase").text
+
+
+def test_front_names_the_file_to_put_in_place(study: Path) -> None:
+    found = run("coordinator", "front", study, "nginx")
+    assert found.values == {"front": "nginx", "file": str(study / "nginx.conf")}
+    assert run("coordinator", "front", study, "built-in").text == "Built-in front."
+
+
+def test_export_before_the_first_round_says_what_to_wait_for(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no trained head after 0 of") as caught:
+        run("coordinator", "export", study, tmp_path / "model.safetensors")
+    assert "until its first shared round is finished" in caught.value.hint
 
 
 def test_status_is_text_for_people_and_values_for_programs(study: Path) -> None:

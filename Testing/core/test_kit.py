@@ -2,6 +2,7 @@ import json
 import stat
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,13 @@ def test_kit_names_the_exact_versions(kit_file: Path) -> None:
     assert (values["flwr"], values["segviz"]) == (FLWR_VERSION, __version__)
 
 
+def test_kit_without_a_key_names_the_key_that_it_belongs_to(tmp_path: Path) -> None:
+    kit = replace(a_kit(), key=None)
+    write_kit(tmp_path / "kit.zip", kit)
+    assert set(members_of(tmp_path / "kit.zip")) == {"kit.json", "ca.crt"}
+    assert read_kit(tmp_path / "kit.zip") == kit
+
+
 def test_missing_kit_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"There is no site kit at .*none.zip"):
         read_kit(tmp_path / "none.zip")
@@ -83,7 +91,8 @@ OTHER_CERTIFICATE, _ = certificates.create_authority("other")
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        (without("site_key"), "expected the members kit.json, ca.crt, site_key"),
+        (without("ca.crt"), "expected the members kit.json, ca.crt, site_key"),
+        (with_values(public_key="ssh-ecdsa other"), "its two keys do not belong together"),
         (with_member("../evil.py", b"x"), "expected the members"),
         (with_member("extra", b"x"), "expected the members"),
         (with_member("ca.crt", b"x" * 20_000), "ca.crt has 20000 bytes, at most 16384 are allowed"),

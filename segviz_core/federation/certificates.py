@@ -18,16 +18,20 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
     load_ssh_private_key,
+    load_ssh_public_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from segviz_core.atomic import replacing
 from segviz_core.errors import InputError
 
-VALID_DAYS = 730
+AUTHORITY_DAYS, SERVER_DAYS = 1825, 730
+"""How long certificates are valid: a study ends before its authority; the server's is renewed on the way."""
+
+_NEW_KIT = "Ask the coordinator for a new kit."
 
 
-def create_authority(study: str, *, days: int = VALID_DAYS) -> tuple[bytes, bytes]:
+def create_authority(study: str, *, days: int = AUTHORITY_DAYS) -> tuple[bytes, bytes]:
     """A self-signed authority for one study: (certificate, private key), both PEM."""
     key = ec.generate_private_key(ec.SECP384R1())
     name = _name(f"SegViz study {study}"[:64])
@@ -53,9 +57,12 @@ def create_authority(study: str, *, days: int = VALID_DAYS) -> tuple[bytes, byte
 
 
 def create_server_certificate(
-    authority: bytes, authority_key: bytes, *, host: str, days: int = VALID_DAYS
+    authority: bytes, authority_key: bytes, *, host: str, days: int = SERVER_DAYS
 ) -> tuple[bytes, bytes]:
-    """A server certificate for `host` (name or IP address) signed by the authority: (certificate, private key), PEM."""
+    """A server certificate signed by the authority: (certificate, private key), PEM.
+
+    It is valid for `host` (name or IP address), and on loopback, where the front reaches Flower's server.
+    """
     issuer, issuer_key = _certificate(authority), load_pem_private_key(authority_key, None)
     assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP384R1())
@@ -86,10 +93,27 @@ def public_key(private: bytes) -> bytes:
     try:
         key = load_ssh_private_key(private, None)
     except Exception as error:
-        raise InputError("The site key cannot be read.", hint="Ask the coordinator for a new kit.") from error
+        raise InputError("The site key cannot be read.", hint=_NEW_KIT) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise InputError("Expected an ECDSA site key, found another kind.", hint="Ask the coordinator for a new kit.")
+        raise InputError("Expected an ECDSA site key, found another kind.", hint=_NEW_KIT)
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+
+
+def read_public_key(content: bytes) -> bytes:
+    """A site's public key as it was sent, in the one form in which keys are compared (OpenSSH, without a comment).
+
+    Raises:
+        InputError: it is no public ECDSA key.
+    """
+    try:
+        key = load_ssh_public_key(content.strip())
+    except Exception as error:
+        raise InputError(
+            "Expected the public key of a site, found other content.", hint="The site makes it: site key"
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise InputError("Expected an ECDSA public key, found another kind.", hint="The site makes it: site key")
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
 
 
 def write_secret(path: Path, content: bytes) -> None:
@@ -139,10 +163,11 @@ def _builder(
 
 def _alternative_names(host: str) -> list[x509.GeneralName]:
     try:
-        names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address(host))]
+        name: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        names = [x509.DNSName(host)]
-    return [*names, x509.DNSName("localhost")] if host == "127.0.0.1" else names
+        name = x509.DNSName(host)
+    loopback = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    return list(dict.fromkeys([name, *loopback]))
 
 
 def _name(common_name: str) -> x509.Name:

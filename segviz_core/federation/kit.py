@@ -1,6 +1,7 @@
 """The site kit: the one file that a coordinator sends to a site (flower.md section 5).
 
 A zip of three members: kit.json (what to join and how), ca.crt (the study's authority) and site_key (who the site is).
+A site that made its key itself gets the first two.
 """
 
 import io
@@ -23,7 +24,7 @@ FLWR_VERSION = "1.41.0"
 
 _FORMAT = "segviz-kit-1"
 _MEMBERS = {"kit.json": 65_536, "ca.crt": 16_384, "site_key": 8_192}  # name: most bytes
-_FIELDS = {"format", "site", "address", "allow", "contract_hash", "flwr", "segviz", "ca_fingerprint"}
+_FIELDS = {"format", "site", "address", "allow", "contract_hash", "flwr", "segviz", "ca_fingerprint", "public_key"}
 _NEW_KIT = "Ask the coordinator for a new kit."
 
 
@@ -32,14 +33,19 @@ class Kit:
     """What a site needs to join a study.
 
     `address` is host:port; an empty `allow` permits any organ; `certificate` is the authority's (PEM), `key` the site's
-    private key (OpenSSH).
+    private key (OpenSSH), None where the site made it itself; `public_key` is the half that the coordinator knows.
     """
 
     site: SiteSettings
     address: str
     allow: tuple[str, ...]
     certificate: bytes
-    key: bytes
+    key: bytes | None
+    public_key: bytes = b""
+
+    def __post_init__(self) -> None:
+        if self.key and not self.public_key:
+            object.__setattr__(self, "public_key", certificates.public_key(self.key))
 
 
 def write_kit(path: Path, kit: Kit) -> None:
@@ -53,12 +59,14 @@ def write_kit(path: Path, kit: Kit) -> None:
         "flwr": FLWR_VERSION,
         "segviz": __version__,
         "ca_fingerprint": certificates.fingerprint(kit.certificate),
+        "public_key": kit.public_key.decode(),
     }
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("kit.json", json.dumps(values, indent=2))
         file.writestr("ca.crt", kit.certificate)
-        file.writestr("site_key", kit.key)
+        if kit.key:
+            file.writestr("site_key", kit.key)
     certificates.write_secret(path, content.getvalue())
 
 
@@ -84,8 +92,10 @@ def read_kit(path: Path) -> Kit:
     if values["contract_hash"] != site.contract.hash:
         raise _damaged("the data contract does not match its hash")
     _check_certificate(members["ca.crt"], str(values["ca_fingerprint"]))
-    certificates.public_key(members["site_key"])
-    return Kit(site, _address(values["address"]), tuple(values["allow"]), members["ca.crt"], members["site_key"])
+    key, public = members.get("site_key"), str(values["public_key"]).encode()
+    if key and certificates.public_key(key) != public:
+        raise _damaged("its two keys do not belong together")
+    return Kit(site, _address(values["address"]), tuple(values["allow"]), members["ca.crt"], key, public)
 
 
 def check_flower(folder: Path | None) -> None:
@@ -108,13 +118,13 @@ def _read_members(path: Path) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(path) as file:
             entries = {entry.filename: entry for entry in file.infolist()}
-            if set(entries) != set(_MEMBERS) or len(file.infolist()) != len(_MEMBERS):
+            if set(entries) | {"site_key"} != set(_MEMBERS) or len(file.infolist()) != len(entries):
                 found = ", ".join(sorted(entries))[:120]
                 raise _damaged(f"expected the members {', '.join(_MEMBERS)}, found {found or 'none'}")
-            for name, limit in _MEMBERS.items():
-                if entries[name].file_size > limit:
-                    raise _damaged(f"{name} has {entries[name].file_size} bytes, at most {limit} are allowed")
-            return {name: file.read(name) for name in _MEMBERS}
+            for name, entry in entries.items():
+                if entry.file_size > _MEMBERS[name]:
+                    raise _damaged(f"{name} has {entry.file_size} bytes, at most {_MEMBERS[name]} are allowed")
+            return {name: file.read(name) for name in entries}
     except FileNotFoundError as error:
         raise InputError(
             f"There is no site kit at {path}.", hint="Choose the file you got from the coordinator."

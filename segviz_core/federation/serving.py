@@ -1,4 +1,4 @@
-"""A running coordinator: owns SuperLink and SuperExec, registers sites, and keeps runs going until the study is done.
+"""A running coordinator: owns front, SuperLink and SuperExec, and keeps runs going until the study is done.
 
 Flower ends a run when its server dies or is away for long; the study lives on in its checkpoint, so a new run simply
 goes on with the next round (the "run-keeper" of flower.md section 3).
@@ -9,6 +9,7 @@ import re
 import secrets
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,13 +23,16 @@ from segviz_core.federation.child import Child, environment, stop_all
 from segviz_core.federation.export import meta_model_of
 from segviz_core.federation.flower_process import command
 from segviz_core.federation.kit import check_flower
+from segviz_core.federation.registry import Registry
 from segviz_core.federation.running import asked_to_stop, only_one
-from segviz_core.federation.study import SITES_FILE, Study
+from segviz_core.federation.study import Study
+from segviz_core.federation.supervisor import free_port
 
 META_MODEL_FILE = "meta_model.safetensors"
 
 _CONNECTION = "segviz"  # name of the SuperLink connection in Flower's own configuration file
 _START_S, _POLL_S, _VAIN_RUNS = 60.0, 0.25, 3
+_MOST_RESTARTS, _RESTART_WINDOW_S = 5, 600.0
 
 OnStatus = Callable[[dict[str, Any]], None]
 
@@ -66,24 +70,37 @@ def serve(folder: Path, *, on_status: OnStatus | None = None) -> dict[str, Any]:
 class _Server:
     def __init__(self, folder: Path, on_status: OnStatus) -> None:
         self._folder, self._on_status = folder, on_status
-        self._address = "{host}:{port}".format(**coordinator.read_server(folder))
+        self._server = coordinator.read_server(folder)
+        self._built_in = self._server["front"] == coordinator.FRONTS[0]
+        self._superlink_port = free_port() if self._built_in else int(self._server["superlink_port"])
+        self._address = f"127.0.0.1:{self._superlink_port}"
         self._environment = environment(flwr_home=folder / "flower")
+        self._registry = Registry(folder, self._flwr)
+        self._front_deaths: list[float] = []
+        self._front: Child | None = None
         self._superlink: Child | None = None
         self._superexec: Child | None = None
         self._listening = self._task_ended = False
         self._last_status: dict[str, Any] = {}
 
     def work(self) -> None:
-        self._check_port()
+        if self._built_in:
+            _check_port(self._server["bind"], int(self._server["port"]), "create the study with another --port")
+        else:
+            _check_port("127.0.0.1", self._superlink_port, "name another one: coordinator front STUDY nginx")
+        coordinator.renew_certificate(self._folder)
         coordinator.write_status(self._folder, state="starting", message="Starting Flower's server.")
         self._tell()
         (self._folder / "logs").mkdir(exist_ok=True)
         self._write_connection()
         vain, finished = 0, -1
         while True:
-            self._start_processes()
-            self._start_run()
-            self._wait_for_run()
+            try:
+                self._start_processes()
+                self._start_run()
+                self._wait_for_run()
+            except _Unanswered:
+                self._end_superlink()
             status = coordinator.status(self._folder)
             if status["state"] == "finished":
                 return
@@ -102,26 +119,35 @@ class _Server:
         """End the run and every process, in this order, so that no task is left behind."""
         if self._superlink and self._superlink.returncode is None:
             self._stop_run()
-        stop_all([child for child in (self._superexec, self._superlink) if child])
+        stop_all([child for child in (self._superexec, self._superlink, self._front) if child])
 
-    def _check_port(self) -> None:
-        host, port = self._address.rsplit(":", 1)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, int(port)))
-            except OSError as error:
-                raise InputError(
-                    f"Port {port} of this computer is taken by another program.",
-                    hint="Stop that program, or create the study with another --port.",
-                ) from error
+    def _keep_front(self) -> None:
+        """Start the front, again if it has ended; sites try again by themselves."""
+        if not self._built_in or (self._front and self._front.returncode is None):
+            return
+        if self._front:
+            self._front.stop()
+            now = time.monotonic()
+            self._front_deaths = [then for then in self._front_deaths if now - then < _RESTART_WINDOW_S] + [now]
+            if len(self._front_deaths) > _MOST_RESTARTS:
+                raise SegVizError(
+                    f"The front ended again and again: {_last_line(self._front)}",
+                    hint=f"{self._folder / 'logs'} holds its whole log.",
+                )
+        names = (coordinator.CERTIFICATE_FILE, coordinator.SERVER_KEY_FILE, coordinator.CA_FILE)
+        arguments = [self._server["bind"], str(self._server["port"]), str(self._superlink_port)]
+        self._front = Child(
+            [sys.executable, "-P", "-m", "segviz_core.federation.front"]
+            + arguments
+            + [str(self._folder / name) for name in names],
+            environment=self._environment,
+            log=self._folder / "logs" / "front.log",
+        )
 
     def _start_processes(self) -> None:
+        self._keep_front()
         if self._superlink and self._superlink.returncode is not None:
-            self._superlink.stop()
-            self._superlink = None
-            if self._superexec:
-                self._superexec.stop(patience_s=3)
+            self._end_superlink()
         if not self._superlink:
             self._start_superlink()
         if not self._superexec or self._superexec.returncode is not None:
@@ -130,11 +156,17 @@ class _Server:
             arguments += ["--superexec-auth-secret-file", str(self._folder / coordinator.SECRET_FILE)]
             self._superexec = self._child("server-superexec", *arguments)
 
+    def _end_superlink(self) -> None:
+        """Clear away what is left of a server that has ended or does not answer, and its SuperExec."""
+        for child in (self._superlink, self._superexec):
+            if child:
+                child.stop(patience_s=3)
+        self._superlink = None
+
     def _start_superlink(self) -> None:
-        folder = self._folder
-        host, port = self._address.rsplit(":", 1)
+        folder, port = self._folder, str(self._superlink_port)
         self._listening = False
-        arguments = ["--host", host, "--port", port, "--ssl-ca-certfile", str(folder / coordinator.CA_FILE)]
+        arguments = ["--host", "127.0.0.1", "--port", port, "--ssl-ca-certfile", str(folder / coordinator.CA_FILE)]
         arguments += ["--ssl-certfile", str(folder / coordinator.CERTIFICATE_FILE)]
         arguments += ["--ssl-keyfile", str(folder / coordinator.SERVER_KEY_FILE), "--enable-supernode-auth"]
         arguments += ["--database", str(folder / "flower" / "state.db"), "--isolation", "process"]
@@ -144,9 +176,9 @@ class _Server:
         while not self._listening:
             self._check_stop()
             if self._superlink.returncode is not None or time.monotonic() > deadline:
-                last = (self._superlink.last_lines.strip().splitlines() or ["no output"])[-1]
                 raise SegVizError(
-                    f"Flower's server did not start: {last[:200]}", hint=f"{folder / 'logs'} holds its whole log."
+                    f"Flower's server did not start: {_last_line(self._superlink)}",
+                    hint=f"{folder / 'logs'} holds its whole log.",
                 )
             time.sleep(0.1)
 
@@ -167,12 +199,12 @@ class _Server:
 
     def _start_run(self) -> None:
         self._stop_run()
-        self._register_sites()
+        self._registry.update()
         session = secrets.token_hex(16)
         write_json(self._folder / coordinator.RUN_FILE, {"session": session})
         self._task_ended = False
         values = f"study={json.dumps(str(self._folder.resolve()))} session={json.dumps(session)}"
-        answer = self._flwr("run", str(self._folder / "app"), _CONNECTION, "--run-config", values)
+        answer = self._flwr("run", str(self._folder / "app"), "--run-config", values)
         write_json(self._folder / coordinator.RUN_FILE, {"session": session, "run": str(answer["run-id"])})
 
     def _stop_run(self) -> None:
@@ -184,7 +216,7 @@ class _Server:
         run = json.loads(path.read_text(encoding="utf-8")).get("run") if path.exists() else None
         if run and coordinator.status(self._folder)["state"] != "finished":
             with suppress(SegVizError):
-                self._flwr("stop", run, _CONNECTION)
+                self._flwr("stop", run)
         path.unlink(missing_ok=True)
 
     def _wait_for_run(self) -> None:
@@ -195,24 +227,11 @@ class _Server:
             if self._superlink.returncode is not None or self._superexec.returncode is not None:
                 self._superexec.stop(patience_s=3)
                 return
-            self._register_sites()
+            self._keep_front()
+            self._registry.update()
             self._tell()
             time.sleep(_POLL_S)
         self._tell()
-
-    def _register_sites(self) -> None:
-        """Tell Flower the keys of sites that it does not know yet, and remember their node ids."""
-        path = self._folder / SITES_FILE
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        names = {values["site"] for values in known.values()}
-        for file in sorted((self._folder / "sites").glob("*.json")):
-            if file.stem in names:
-                continue
-            values = json.loads(file.read_text(encoding="utf-8"))
-            key = str(file.with_suffix(".pub"))
-            answer = self._flwr("supernode", "register", key, _CONNECTION, "--name", file.stem)
-            known[str(answer["node-id"])] = values
-            write_json(path, known)
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
         """One call of Flower's command line; gives its JSON answer.
@@ -220,21 +239,25 @@ class _Server:
         Raises:
             SegVizError: it failed; the message is Flower's own.
         """
-        done = subprocess.run(
-            command("flwr", None, *arguments, "--format", "json"),
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=_START_S,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                command("flwr", None, *arguments, _CONNECTION, "--format", "json"),
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=_START_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise _Unanswered(f"Flower's server did not answer within {_START_S:.0f} s.") from error
         found = re.search(r"^\{.*^\}", done.stdout, re.DOTALL | re.MULTILINE)
         answer: dict[str, Any] = json.loads(found[0]) if found else {}
         if done.returncode or not answer.get("success"):
             why = str(answer.get("error-message") or done.stderr or done.stdout).strip()[-300:]
-            raise SegVizError(f"Flower refused `{' '.join(arguments[:2])}`: {why}")
+            refused = SegVizError if self._superlink and self._superlink.returncode is None else _Unanswered
+            raise refused(f"Flower refused `{' '.join(arguments[:2])}`: {why}")
         return answer
 
     def _write_connection(self) -> None:
@@ -253,3 +276,23 @@ class _Server:
         if status != self._last_status:
             self._last_status = status
             self._on_status(status)
+
+
+class _Unanswered(SegVizError):
+    """Flower's server is gone or hangs: a new one is started."""
+
+
+def _check_port(host: str, port: int, otherwise: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(
+                f"Port {port} of this computer is taken by another program.",
+                hint=f"Stop that program, or {otherwise}.",
+            ) from error
+
+
+def _last_line(child: Child) -> str:
+    return (child.last_lines.strip().splitlines() or ["no output"])[-1][:200]

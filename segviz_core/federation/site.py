@@ -11,12 +11,12 @@ from typing import Any
 from segviz_core.atomic import write_json
 from segviz_core.errors import InputError, SegVizError
 from segviz_core.federation import journal
-from segviz_core.federation.certificates import write_secret
+from segviz_core.federation.certificates import create_node_key, public_key, write_secret
 from segviz_core.federation.child import environment, own_group
 from segviz_core.federation.consent import check_owner, record
 from segviz_core.federation.kit import Kit, check_flower, read_kit
 from segviz_core.federation.running import ask_to_stop, is_running
-from segviz_core.federation.site_folder import CA_FILE, KEY_FILE, SITE_FILE, STATUS_FILE
+from segviz_core.federation.site_folder import CA_FILE, CONSENT_FILE, KEY_FILE, SITE_FILE, STATUS_FILE
 from segviz_core.federation.supervisor import OnRow, Supervisor
 from segviz_core.labels import ORGANS, LabelSet
 
@@ -76,6 +76,25 @@ def join(
         return status(folder)
     start = len(journal.read(folder / STATUS_FILE))
     return _follow(_detach(folder), folder, start=start, on_row=on_row or (lambda _: None))
+
+
+def make_key(folder: Path = DEFAULT_FOLDER) -> Path:
+    """Make the key of this site in `folder`, for a kit without one; gives the file of its public half, to be sent.
+
+    A second call gives the same file.
+
+    Raises:
+        InputError: the folder belongs to a site that has joined already.
+    """
+    if (folder / CONSENT_FILE).exists():
+        raise InputError(f"A site has joined in {folder} already.", hint="Name another folder: --work")
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    private, public = folder / KEY_FILE, folder / f"{KEY_FILE}.pub"
+    if not private.exists():
+        write_secret(private, create_node_key()[0])
+    public.write_bytes(public_key(private.read_bytes()) + b"\n")
+    return public
 
 
 def leave(folder: Path = DEFAULT_FOLDER) -> None:
@@ -141,7 +160,7 @@ def _prepare(folder: Path, kit: Kit, options: SiteOptions) -> None:
         )
     check_owner(folder, kit)
     write_secret(folder / CA_FILE, kit.certificate)
-    write_secret(folder / KEY_FILE, kit.key)
+    write_secret(folder / KEY_FILE, _key(folder, kit))
     write_json(
         folder / SITE_FILE,
         {
@@ -157,6 +176,19 @@ def _prepare(folder: Path, kit: Kit, options: SiteOptions) -> None:
         },
     )
     record(folder, kit)
+
+
+def _key(folder: Path, kit: Kit) -> bytes:
+    """The private key in the kit, or the one that this site made itself."""
+    if kit.key:
+        return kit.key
+    path = folder / KEY_FILE
+    if not path.exists() or public_key(path.read_bytes()) != kit.public_key:
+        raise InputError(
+            f"This kit belongs to a key that a site made itself; it is not in {folder}.",
+            hint="Join where `site key` was called, with the same --work.",
+        )
+    return path.read_bytes()
 
 
 def _detach(folder: Path) -> "subprocess.Popen[bytes]":
