@@ -12,7 +12,7 @@ LIST = Path(__file__).with_name("apt.txt")
 
 def main() -> int:
     """Exit status 1, and one sentence on stderr, when a package of `apt.txt` is missing."""
-    missing = [package for package in wanted(LIST.read_text(encoding="utf-8")) if not installed(package)]
+    missing = [package for package in needed(LIST.read_text(encoding="utf-8")) if not installed(package)]
     if missing:
         names = " ".join(missing)
         print(f"The tests need system packages that are missing; type: sudo apt-get install {names}", file=sys.stderr)
@@ -22,6 +22,11 @@ def main() -> int:
 def wanted(text: str) -> list[str]:
     """Package names of `apt.txt`: one a line, comments after #."""
     return [line.split("#")[0].strip() for line in text.splitlines() if line.split("#")[0].strip()]
+
+
+def needed(text: str) -> list[str]:
+    """Names of those without the word `optional` behind them: some tests skip themselves where a program is absent."""
+    return wanted("\n".join(line for line in text.splitlines() if "optional" not in line.partition("#")[2]))
 
 
 def installed(package: str) -> bool:

@@ -25,7 +25,7 @@ def test_missing_packages_are_named_with_the_line_to_type(
     dpkg: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listed = tmp_path / "apt.txt"
-    listed.write_text("# comment\nlibfirst\nlibgone  # was removed\n\nlibnever\n")
+    listed.write_text("# comment\nlibfirst\nlibgone  # was removed\n\nlibnever\nserver  # optional\n")
     monkeypatch.setattr(system_packages, "LIST", listed)
     assert system_packages.main() == 1
     assert capsys.readouterr().err.strip().endswith("type: sudo apt-get install libgone libnever")
