@@ -18,6 +18,7 @@ from pathlib import Path
 from segviz_core import __version__, commands, model_commands
 from segviz_core.console import Console
 from segviz_core.errors import Cancelled, SegVizError
+from segviz_core.experiments import commands as experiment_commands
 from segviz_core.federation import commands as federation_commands
 
 _COMMON_HELP = (
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_commands(subparsers)
     model_commands.add_commands(subparsers)
     federation_commands.add_commands(subparsers)
+    experiment_commands.add_commands(subparsers)
     return parser
 
 

@@ -6,6 +6,8 @@ Two losses for sites that annotate one organ each (method.md section 4): `naive`
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from segviz_core.batches import draw_batch
 from segviz_core.cases import Case
+from segviz_core.experiments.checkpoint import Checkpoint
 from segviz_core.federation.synchronization import average_statistics
 from segviz_core.labels import ORGANS
 from segviz_core.losses import soft_dice
@@ -24,6 +27,8 @@ from segviz_core.network import NetworkConfig
 from segviz_core.training import CLIP_NORM, TrainingConfig, cosine, step_generator
 
 Loss = Callable[[Tensor, Tensor, int], Tensor]
+Distil = Callable[..., Tensor]
+OnRound = Callable[[int], Mapping[str, Any]]
 Sites = Mapping[str, Sequence[Case]]
 """Organ -> cases of the site that annotates it; channel k + 1 of the network belongs to the k-th organ."""
 
@@ -59,28 +64,76 @@ def naive(logits: Tensor, mask: Tensor, channel: int) -> Tensor:
     return (1 - (2 * overlap + 1e-5) / (total + 1e-5)).mean()
 
 
-def train_central(network: nn.Module, sites: Sites, config: TrainingConfig, *, loss: Loss) -> None:
-    """Train on pooled cases: every site's `config.steps` steps, each on a batch of one site drawn by its cases."""
-    total = config.steps * len(sites)
+def train_central(
+    network: nn.Module,
+    sites: Sites,
+    config: TrainingConfig,
+    *,
+    loss: Loss,
+    steps_per_round: int = 12,
+    checkpoint: Checkpoint | None = None,
+    on_round: OnRound | None = None,
+) -> None:
+    """Train on pooled cases: every site's `config.steps` steps, each on a batch of one site drawn by its cases.
+
+    `on_round(steps per site)` is called after every `steps_per_round` steps per site; what it gives goes into the
+    curve of `checkpoint`, from which an interrupted training goes on.
+    """
+    total, stride = config.steps * len(sites), steps_per_round * len(sites)
     optimizer = torch.optim.Adam(network.parameters(), config.learning_rate)
+    checkpoint = checkpoint or Checkpoint()
+    checkpoint.restore(network, [optimizer])
     counts = np.array([len(cases) for cases in sites.values()])
     drawn = step_generator(*config.seed_words, "sites").choice(len(sites), total, p=counts / counts.sum())
-    for step, k in enumerate(drawn):
-        _step(network, optimizer, sites, int(k), step, total, config, loss)
+    for start in range(checkpoint.done, total, stride):
+        stop = min(start + stride, total)
+        losses = [
+            _step(network, optimizer, sites, int(drawn[step]), step, total, config, loss) for step in range(start, stop)
+        ]
+        checkpoint.done = stop
+        _close_round(checkpoint, stop // len(sites), {"loss": float(np.mean(losses))}, on_round)
+        checkpoint.save(network, [optimizer], now=stop == total)
 
 
-def train_fedavg(network: nn.Module, sites: Sites, config: TrainingConfig, *, loss: Loss, steps_per_round: int) -> None:
-    """Conventional FedAvg: after every round all weights are averaged over the sites, each counting the same."""
+def train_fedavg(
+    network: nn.Module,
+    sites: Sites,
+    config: TrainingConfig,
+    *,
+    loss: Loss,
+    steps_per_round: int,
+    distil: Distil | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_round: OnRound | None = None,
+) -> None:
+    """Conventional FedAvg: after every round all weights are averaged over the sites, each counting the same.
+
+    `distil(logits, teacher's logits, mask, channel, round, rounds)` is added to the loss; the teacher is the model at
+    the start of the round. `checkpoint` and `on_round` as in `train_central`.
+    """
     clients = [copy.deepcopy(network) for _ in sites]
     optimizers = [torch.optim.Adam(client.parameters(), config.learning_rate) for client in clients]
-    for start in range(0, config.steps, steps_per_round):
+    checkpoint = checkpoint or Checkpoint()
+    checkpoint.restore(network, optimizers)
+    for client in clients:
+        client.load_state_dict(network.state_dict())
+    rounds = -(-config.steps // steps_per_round)
+    for start in range(checkpoint.done, config.steps, steps_per_round):
         stop = min(start + steps_per_round, config.steps)
-        for k, (client, optimizer) in enumerate(zip(clients, optimizers, strict=True)):
-            for step in range(start, stop):
-                _step(client, optimizer, sites, k, step, config.steps, config, loss)
+        added = partial(distil, number=start // steps_per_round, rounds=rounds) if distil else None
+        losses = {}
+        for k, (organ, client, optimizer) in enumerate(zip(sites, clients, optimizers, strict=True)):
+            values = [
+                _step(client, optimizer, sites, k, step, config.steps, config, loss, network.eval(), added)
+                for step in range(start, stop)
+            ]
+            losses[f"loss/{organ}"] = float(np.mean(values))
         mean = _mean_state([client.state_dict() for client in clients])
         for model in (network, *clients):
             model.load_state_dict(mean)
+        checkpoint.done = stop
+        _close_round(checkpoint, stop, losses, on_round)
+        checkpoint.save(network, optimizers, now=stop == config.steps)
 
 
 def predict(
@@ -97,8 +150,12 @@ def predict(
 
 
 def _mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    mean = average_statistics(lambda i, key: states[i][key].numpy(), states[0], [1.0] * len(states))
+    mean = average_statistics(lambda i, key: states[i][key].cpu().numpy(), states[0], [1.0] * len(states))
     return {key: torch.from_numpy(np.array(value)) for key, value in mean.items()}
+
+
+def _close_round(checkpoint: Checkpoint, steps: int, row: dict[str, Any], on_round: OnRound | None) -> None:
+    checkpoint.curve.append({"step": steps, **row, **(on_round(steps) if on_round else {})})
 
 
 def _step(
@@ -110,7 +167,9 @@ def _step(
     total: int,
     config: TrainingConfig,
     loss: Loss,
-) -> None:
+    teacher: nn.Module | None = None,
+    distil: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None,
+) -> float:
     organ = list(sites)[k]
     network.train()
     for group in optimizer.param_groups:
@@ -122,8 +181,16 @@ def _step(
         batch_size=config.batch_size,
         rng=step_generator(*config.seed_words, organ, step),
     )
-    value = loss(network(batch.images), batch.masks[:, 0], k + 1)
+    device = next(network.parameters()).device
+    images, mask = batch.images.to(device), batch.masks[:, 0].to(device)
+    logits = network(images).float()
+    value = loss(logits, mask, k + 1)
+    if distil and teacher:
+        with torch.no_grad():
+            known = teacher(images)
+        value = value + distil(logits, known, mask, k + 1)
     optimizer.zero_grad()
     value.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
     optimizer.step()
+    return float(value.detach())

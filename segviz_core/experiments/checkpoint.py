@@ -1,0 +1,65 @@
+"""Progress of a training that is no study: network, optimisers and curve in one file, written in one step."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from segviz_core.atomic import replacing
+
+
+@dataclass
+class Checkpoint:
+    """`done` steps and the rows of the learning `curve` so far; saved when the last time is `every_s` seconds ago.
+
+    Without a `path` nothing is saved.
+    """
+
+    path: Path | None = None
+    every_s: float = 60.0
+    done: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    _saved: float = field(default_factory=time.monotonic, repr=False)
+
+    def restore(self, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Load what was saved last; without a file nothing changes."""
+        if self.path is None or not self.path.exists():
+            return
+        with safe_open(self.path, framework="pt") as file:
+            progress = json.loads(file.metadata()["progress"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+        self.done, self.curve = progress["done"], progress["curve"]
+        network.load_state_dict({k.removeprefix("network|"): v for k, v in tensors.items() if k.startswith("network|")})
+        for i, optimizer in enumerate(optimizers):
+            for j, parameter in enumerate(_parameters(optimizer)):
+                prefix = f"adam|{i}|{j}|"
+                state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+                if state:
+                    device = parameter.device
+                    optimizer.state[parameter] = {k: v if k == "step" else v.to(device) for k, v in state.items()}
+
+    def save(self, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], *, now: bool = False) -> None:
+        """Save if it is time (or `now`)."""
+        if self.path is None or (not now and time.monotonic() - self._saved < self.every_s):
+            return
+        tensors = {f"network|{key}": value.contiguous() for key, value in network.state_dict().items()}
+        for i, optimizer in enumerate(optimizers):
+            for j, parameter in enumerate(_parameters(optimizer)):
+                state = optimizer.state.get(parameter, {})
+                tensors |= {f"adam|{i}|{j}|{key}": value.contiguous() for key, value in state.items()}
+        progress = json.dumps({"done": self.done, "curve": self.curve})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.path) as temporary:
+            save_file(tensors, temporary, metadata={"progress": progress})
+        self._saved = time.monotonic()
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

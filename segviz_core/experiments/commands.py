@@ -1,0 +1,64 @@
+"""The commands around experiments: experiment, table. Start-up imports the standard library only."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segviz_core.errors import InputError
+
+if TYPE_CHECKING:
+    from segviz_core.console import Console
+
+
+def add_commands(subparsers: Any) -> None:
+    """Add the commands; each sets `run`, a function of (options, console)."""
+    experiment = subparsers.add_parser("experiment", help="train and score rows of the table; goes on where it stopped")
+    experiment.add_argument("file", type=Path, nargs="?", metavar="RUN.toml", help="an experiment file")
+    experiment.add_argument(
+        "--all", dest="profile", metavar="PROFILE", help="all files of a profile: small, btcv18, ..."
+    )
+    experiment.add_argument("--only", metavar="TEXT", default="", help="only runs whose name contains it")
+    experiment.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER")
+    experiment.add_argument("--folder", type=Path, metavar="FOLDER", help="checkpoints and data; default $SEGVIZ_RUNS")
+    experiment.add_argument("--list", action="store_true", help="say which runs are done")
+    experiment.set_defaults(run=_experiment)
+
+    table = subparsers.add_parser("table", help="build the table of a profile from the results of its runs")
+    table.add_argument("profile", metavar="PROFILE", help="smoke, small, btcv18, medium or full")
+    table.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER")
+    table.add_argument("--folder", type=Path, metavar="FOLDER", help="where the runs' label maps are")
+    table.set_defaults(run=_table)
+
+
+def _experiment(options: argparse.Namespace, console: "Console") -> None:
+    from segviz_core.experiments.plan import plans_of, read_plan
+
+    if (options.file is None) == (options.profile is None):
+        raise InputError("Expected an experiment file or --all PROFILE, found neither or both.")
+    files = [options.file] if options.file else plans_of(options.profile)
+    runs = [run for file in files for run in read_plan(file) if options.only in run.name]
+    if options.list:
+        done = {run.name: (options.results / run.profile / "runs" / f"{run.name}.json").exists() for run in runs}
+        text = "\n".join(f"{'done' if finished else 'open'}  {name}" for name, finished in done.items())
+        console.result({"runs": done}, text)
+        return
+
+    from segviz_core.experiments.experiment import RUNS, run_all
+
+    lines: list[str] = []
+
+    def on_result(line: str) -> None:
+        lines.append(line)
+        console.progress(line, 1, 1)
+
+    written = run_all(
+        runs, options.results, folder=options.folder or RUNS, on_progress=console.progress, on_result=on_result
+    )
+    console.result({"results": [str(path) for path in written]}, "\n".join(lines) or "Nothing left to run.")
+
+
+def _table(options: argparse.Namespace, console: "Console") -> None:
+    from segviz_core.experiments.table import write_table
+
+    folder = write_table(options.results / options.profile, labels=options.folder)
+    console.result({"folder": str(folder)}, f"The table is in {folder}: table.html, table.md, table.csv, table.json.")

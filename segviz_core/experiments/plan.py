@@ -1,0 +1,188 @@
+"""What one experiment file asks for: its runs, each one row of the table at one seed or fold. Standard library only.
+
+profile = "small"             # folder under results/
+repeats = [0, 1, 2]           # seeds, or the names of test folds
+[data]                        # where the CTs come from (datasets.py)
+kind = "phantoms"
+[setup]                       # fields of Setup; for phantoms the profile of that name fills in what is left out
+steps_per_site = 960
+[[run]]                       # one row; optional: nodes, repeats, variant, and [run.setup], [run.study] to differ in
+row = "segviz+"
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from segviz_core.contract import DataContract
+from segviz_core.errors import InputError
+from segviz_core.experiments.profiles import PROFILES
+
+ORDER = ("liver", "spleen", "pancreas", "kidneys")
+"""The poster's order: with n nodes, the first n organs have a site."""
+
+ROWS = (
+    "single",
+    "central-naive",
+    "central-marginal",
+    "fedavg-naive",
+    "fedavg-marginal",
+    "segviz-fedavg",
+    "segviz-fedbn",
+    "segviz+",
+    "condist",
+)
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is the same in every row of a table: grid, network, augmentation, steps (method.md section 8, "Fair").
+
+    `steps_per_site` counts all phases of training but `recal_steps`, the head-only steps of `assembled+recal`.
+    `precision` is fp32 or bf16, `device` auto, cpu or cuda, `contrast` the strength of the random HU curve (method.md
+    section 9c), `tolerance_mm` that of NSD, `watch` how often test Dice is taken along the way (for curves only).
+    """
+
+    contract: DataContract
+    network: Mapping[str, Any]
+    patch_size: tuple[int, int, int]
+    batch_size: int
+    learning_rate: float
+    steps_per_site: int
+    steps_per_round: int
+    recal_steps: int
+    contrast: float = 0.0
+    precision: str = "fp32"
+    device: str = "auto"
+    threads: int = 1
+    tolerance_mm: float = 2.0
+    watch: int = 4
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"contract": self.contract.to_dict(), "network": dict(self.network)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row at one repeat, with the organs that have a site (`single` is a network of 1 node at each of them).
+
+    `variant` names a run of the ablation ladder, `study` what it changes in the study's settings.
+    """
+
+    profile: str
+    row: str
+    nodes: int
+    organs: tuple[str, ...]
+    repeat: int | str
+    setup: Setup
+    data: Mapping[str, Any]
+    variant: str = ""
+    study: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        repeat = f"seed{self.repeat}" if isinstance(self.repeat, int) else f"fold{self.repeat}"
+        return "_".join(part for part in (self.row, str(self.nodes), repeat, self.variant) if part)
+
+    @property
+    def seed(self) -> int:
+        """Seed of weights and patches; folds, which take the place of seeds, all have seed 0."""
+        return self.repeat if isinstance(self.repeat, int) else 0
+
+
+def read_plan(path: Path) -> list[Run]:
+    """The runs of an experiment file: all rows of the first repeat, then those of the next.
+
+    Raises:
+        InputError: no such file, not TOML, or an unknown name or value in it.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected an experiment file in TOML, found none ({error}).") from error
+    try:
+        return _runs(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: expected the fields of an experiment, found a mistake: {error}.") from error
+
+
+def plans_of(profile: str) -> list[Path]:
+    """The experiment files of a profile that come with SegViz, the table's own first."""
+    found = sorted(CONFIGS.glob("*.toml"), key=lambda path: (path.stem != profile, path.stem))
+    named = [p for p in found if tomllib.loads(p.read_text(encoding="utf-8"))["profile"] == profile]
+    if not named:
+        known = sorted({path.stem.partition("-")[0] for path in found})
+        raise InputError(f"Expected a profile of {', '.join(known)}, found {profile!r}.")
+    return named
+
+
+def _runs(values: Mapping[str, Any]) -> list[Run]:
+    profile, data = values["profile"], {k: _expanded(v) for k, v in values.get("data", {"kind": "phantoms"}).items()}
+    base = {**(_of_phantoms(profile) if data["kind"] == "phantoms" else {}), **values["setup"]}
+    runs = []
+    for entry in values["run"]:
+        if unknown := set(entry) - {"row", "nodes", "repeats", "variant", "setup", "study"}:
+            raise ValueError(f"unknown name {sorted(unknown)[0]} in a run")
+        if entry["row"] not in ROWS:
+            raise ValueError(f"row {entry['row']!r} is none of {', '.join(ROWS)}")
+        run = Run(
+            profile,
+            entry["row"],
+            1 if entry["row"] == "single" else entry.get("nodes", 4),
+            ORDER[: entry.get("nodes", 4)],
+            0,
+            _setup({**base, **entry.get("setup", {})}),
+            data,
+            entry.get("variant", ""),
+            entry.get("study", {}),
+        )
+        runs += [replace(run, repeat=repeat) for repeat in entry.get("repeats", values["repeats"])]
+    order = {repeat: i for i, repeat in enumerate(values["repeats"])}
+    return sorted(runs, key=lambda run: order.get(run.repeat, len(order)))
+
+
+def _setup(values: Mapping[str, Any]) -> Setup:
+    if unknown := set(values) - {f.name for f in fields(Setup)}:
+        raise ValueError(f"unknown name {sorted(unknown)[0]} in setup")
+    contract = values["contract"]
+    if not isinstance(contract, DataContract):
+        contract = DataContract(tuple(contract["spacing_mm"]), tuple(contract["window_hu"]))
+    return Setup(**{**values, "contract": contract, "patch_size": tuple(values["patch_size"])})
+
+
+def _of_phantoms(name: str) -> dict[str, Any]:
+    profile = PROFILES[name]
+    steps = profile.rounds * profile.steps_per_round
+    return {
+        "contract": profile.contract,
+        "network": profile.network,
+        "patch_size": profile.patch_size,
+        "batch_size": profile.batch_size,
+        "learning_rate": profile.learning_rate,
+        "steps_per_site": steps,
+        "steps_per_round": profile.steps_per_round,
+        "recal_steps": 2 * profile.steps_per_round,
+        "tolerance_mm": max(profile.spacing_mm),
+    }
+
+
+def _expanded(value: Any) -> Any:
+    """Environment variables in the paths of a file: "$SEGVIZ_BTCV18"."""
+    if isinstance(value, dict):
+        return {key: _expanded(part) for key, part in value.items()}
+    if not isinstance(value, str):
+        return value
+    text = os.path.expandvars(value)
+    if missing := re.search(r"\$\{?(\w+)", text):
+        raise InputError(
+            f"Expected the environment variable {missing[1]}, found none.", hint="Set it to the folder of the data."
+        )
+    return text

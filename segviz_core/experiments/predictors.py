@@ -1,0 +1,110 @@
+"""How a trained row turns a prepared CT into organs: heads of one or several networks, or one softmax.
+
+A predictor gives maps on the network's grid; the caller interpolates them on the CT's own grid (preprocessing.restore)
+and asks for masks and probabilities there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from monai.inferers.utils import sliding_window_inference
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+from torch import nn
+
+from segviz_core.inference import margins, merge
+from segviz_core.labels import ORGANS
+from segviz_core.meta_model import OrganEntry
+from segviz_core.network import SegVizNet
+
+Maps = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+class Predictor(Protocol):
+    """What `scoring` needs of a trained row."""
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """Organs in the order of the probabilities."""
+
+    def maps(self, voxels: NDArray[np.float32]) -> Maps:
+        """Linear values (C, X, Y, Z) of voxels (X, Y, Z) in [0, 1]."""
+
+    def masks(self, maps: Maps) -> dict[str, Mask]:
+        """Mask per organ, on any grid."""
+
+    def probabilities(self, maps: Maps) -> dict[str, NDArray[np.float32]]:
+        """Probability per organ, on any grid."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads of one organ or more per network: one network (assembled), or one per site (personal, FEDBN's K passes).
+
+    With `exclusive` the organs compete for every voxel (method.md section 7); else each head stands alone, as in
+    networks that know one organ. `calibration` has (temperature, threshold) per organ, default (1, .5).
+    """
+
+    networks: Sequence[tuple[SegVizNet, Sequence[str]]]
+    patch_size: Sequence[int]
+    exclusive: bool = True
+    calibration: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        return tuple(organ for _, organs in self.networks for organ in organs)
+
+    def maps(self, voxels: NDArray[np.float32]) -> Maps:
+        parts = [margins(n.eval(), voxels, organs=o, patch_size=self.patch_size) for n, o in self.networks]
+        return np.concatenate(parts)
+
+    def masks(self, maps: Maps) -> dict[str, Mask]:
+        if not self.exclusive:
+            return self.claims(maps)
+        labels = merge(maps, self._entries())
+        return {organ: labels == ORGANS[organ].value for organ in self.organs}
+
+    def claims(self, maps: Maps) -> dict[str, Mask]:
+        """What each head would take for its organ if there were no other."""
+        entries = self._entries()
+        return {entry.name: merge(maps[i : i + 1], [entry]) > 0 for i, entry in enumerate(entries)}
+
+    def probabilities(self, maps: Maps) -> dict[str, NDArray[np.float32]]:
+        temperatures = [entry.temperature for entry in self._entries()]
+        return {organ: expit(maps[i] / np.float32(temperatures[i])) for i, organ in enumerate(self.organs)}
+
+    def _entries(self) -> list[OrganEntry]:
+        values = {organ: self.calibration.get(organ, (1.0, 0.5)) for organ in self.organs}
+        return [OrganEntry.of(ORGANS[o], temperature=t, threshold=h) for o, (t, h) in values.items()]
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """One network with background and all organs as channels of one softmax."""
+
+    network: nn.Module
+    organs: tuple[str, ...]
+    patch_size: Sequence[int]
+
+    def maps(self, voxels: NDArray[np.float32]) -> Maps:
+        self.network.eval()
+        device = next(self.network.parameters()).device
+        image = torch.from_numpy(voxels)[None, None].to(device)
+        with torch.inference_mode():
+            logits = sliding_window_inference(
+                image, tuple(self.patch_size), 1, self.network, overlap=0.5, mode="gaussian"
+            )
+        result: Maps = logits[0].float().cpu().numpy()
+        return result
+
+    def masks(self, maps: Maps) -> dict[str, Mask]:
+        best = maps.argmax(0)
+        return {organ: best == k for k, organ in enumerate(self.organs, start=1)}
+
+    def probabilities(self, maps: Maps) -> dict[str, NDArray[np.float32]]:
+        p = softmax(maps, axis=0)
+        return {organ: p[k] for k, organ in enumerate(self.organs, start=1)}

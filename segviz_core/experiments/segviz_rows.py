@@ -1,0 +1,209 @@
+"""Training of the segviz modes: the federation's own Study and SiteSessions, one site after the other in this process.
+
+The study trains without its last stage; `assembled+recal` comes from the same functions on the finished study, with
+equal steps in every mode, so that both evaluations come from one training.
+"""
+
+import copy
+import json
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from segviz_core.atomic import write_json
+from segviz_core.cases import Case, Site
+from segviz_core.experiments.plan import Run
+from segviz_core.experiments.predictors import Heads, Predictor
+from segviz_core.experiments.rows import Report, Trained, Watch, flops_of, precision_of, training
+from segviz_core.experiments.runner import Answer, run_study
+from segviz_core.federation.packets import Packet
+from segviz_core.federation.session import SiteSession
+from segviz_core.federation.settings import StudySettings
+from segviz_core.federation.state import StudyState
+from segviz_core.federation.study import SETTINGS_FILE, Study
+from segviz_core.federation.weights import create_study, load_arrays
+from segviz_core.inference import margins
+from segviz_core.network import NetworkConfig, SegVizNet
+from segviz_core.training import Distillation, train
+from segviz_core.tuning import calibrate, tune_heads
+
+
+def train_segviz(run: Run, sites: Mapping[str, Site], work: Path, report: Report, watch: Watch) -> Trained:
+    """segviz-fedavg, segviz-fedbn (as published: every step shared) and segviz+ (experts first)."""
+    settings, folder = study_settings(run), work / "study"
+    if not (folder / SETTINGS_FILE).exists():
+        create_study(folder, settings)
+    study, watched = Study(folder), _Watched(work / "watched.json")
+    sessions = {
+        organ: SiteSession(settings.for_site(organ), site, work / "sites" / organ) for organ, site in sites.items()
+    }
+
+    def on_round(row: Mapping[str, Any]) -> None:
+        done = _steps(study, study.state.finished)
+        report(done, run.setup.steps_per_site)
+        if row["stage"] == "train":
+            watched.keep(done, watch(done, _assembled(run, study)))
+
+    def answering(session: SiteSession) -> Answer:
+        def answer(request: Packet) -> Packet:
+            with precision_of(run) if request.stage.startswith("train") else nullcontext():
+                return session.handle(request)
+
+        return answer
+
+    run_study(study, {organ: answering(session) for organ, session in sessions.items()}, on_round=on_round)
+    assembled = _assembled(run, study)
+    predictors: dict[str, Predictor] = {"personal": _personal(run, work, sites), "assembled": assembled}
+    predictors["assembled+recal"] = _recalibrated(run, assembled, sites)
+    if settings.mode == "segviz+":
+        predictors["experts"] = _experts(run, folder, sites)
+    rows, members = study.history(), [member.site for member in study.state.members.values()]
+    traffic = [
+        row["sites"].get(site, {}).get(way, 0)
+        for row in rows
+        for site in members
+        for way in ("bytes_sent", "bytes_received")
+    ]
+    return Trained(
+        predictors,
+        [_curve_row(study, row, watched.rows) for row in rows if row["complete"] and row["stage"].startswith("train")],
+        round(sum(traffic) / len(members)),
+        _flops(run, settings, sites),
+        {"study": {name: value for name, value in settings.to_dict().items() if name not in run.setup.to_dict()}},
+    )
+
+
+def study_settings(run: Run) -> StudySettings:
+    """The study of a run: half of the steps alone in segviz+, all of them shared in the other modes."""
+    setup = run.setup
+    values: dict[str, Any] = {"local_steps": setup.steps_per_site // 2 if run.row == "segviz+" else 0, **run.study}
+    shared = setup.steps_per_site - values["local_steps"]
+    per_round = values.setdefault("steps_per_round", setup.steps_per_round)
+    values.setdefault("rounds", max(1, shared // per_round))
+    values.setdefault("local_chunks", max(1, values["local_steps"] // (10 * per_round)))
+    values.setdefault("shared_learning_rate", setup.learning_rate)
+    return StudySettings(
+        name=f"{run.profile}-{run.name}".replace("+", "plus"),
+        mode=run.row,
+        seed=run.seed,
+        contract=setup.contract,
+        network=setup.network,
+        patch_size=setup.patch_size,
+        batch_size=setup.batch_size,
+        learning_rate=setup.learning_rate,
+        tune_steps=0,
+        min_sites=len(run.organs),
+        **values,
+    )
+
+
+class _Watched:
+    """Test Dice along the way, by steps per site; survives a kill."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def keep(self, steps: int, values: Mapping[str, Any]) -> None:
+        if values:
+            self.rows[str(steps)] = dict(values)
+            write_json(self._path, self.rows)
+
+
+def _steps(study: Study, rounds: int) -> int:
+    """Steps per site of the first `rounds` rounds, without tuning."""
+    return sum(int(r.settings["steps"]) for r in study.rounds[:rounds] if r.stage in ("train", "train-local"))
+
+
+def _curve_row(study: Study, row: Mapping[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:
+    steps = _steps(study, row["round"])
+    losses = {f"loss/{site}": values["metrics"]["loss"] for site, values in row["sites"].items() if "metrics" in values}
+    return {"step": steps, "stage": row["stage"], **losses, **watched.get(str(steps), {})}
+
+
+def _network(run: Run, state: StudyState, site: str | None = None) -> SegVizNet:
+    """The state's network; in FEDBN, of `site`: with its own norm layers."""
+    network = SegVizNet(NetworkConfig.from_dict(run.setup.network), list(state.heads))
+    load_arrays(network.representation, state.representation | (state.norms.get(site, {}) if site else {}))
+    for organ, head in state.heads.items():
+        load_arrays(network.head(organ), head)
+    return network.eval()
+
+
+def _assembled(run: Run, study: Study) -> Heads:
+    """One pass, or in FEDBN one per site: every head behind its owner's norm layers."""
+    organs = [organ for organ in run.organs if organ in study.state.heads]
+    if study.settings.keeps_norms:
+        networks: list[tuple[SegVizNet, tuple[str, ...]]] = [
+            (_network(run, study.state, organ), (organ,)) for organ in organs
+        ]
+    else:
+        networks = [(_network(run, study.state), tuple(organs))]
+    return Heads(networks, run.setup.patch_size)
+
+
+def _personal(run: Run, work: Path, sites: Mapping[str, Site]) -> Heads:
+    """Every site's network as it left the last round of local training, for its own organ alone."""
+    networks = []
+    for organ in sites:
+        last = max((work / "sites" / organ).glob("shared-*.safetensors"))
+        tensors = load_file(last)
+        weights = {k.removeprefix("network|"): v for k, v in tensors.items() if k.startswith("network|")}
+        organs = dict.fromkeys(key.split(".")[1] for key in weights if key.startswith("heads."))
+        network = SegVizNet(NetworkConfig.from_dict(run.setup.network), list(organs))
+        network.load_state_dict(weights)
+        networks.append((network.eval(), (organ,)))
+    return Heads(networks, run.setup.patch_size, exclusive=False)
+
+
+def _experts(run: Run, folder: Path, sites: Mapping[str, Site]) -> Heads:
+    """Every site's network at the end of phase 1."""
+    networks = []
+    for organ in sites:
+        expert = Packet.from_bytes((folder / "experts" / f"{organ}.safetensors").read_bytes())
+        network = SegVizNet(NetworkConfig.from_dict(run.setup.network), [organ])
+        load_arrays(network.representation, expert.arrays["representation"])
+        load_arrays(network.head(organ), expert.arrays[f"head/{organ}"])
+        networks.append((network.eval(), (organ,)))
+    return Heads(networks, run.setup.patch_size, exclusive=False)
+
+
+def _recalibrated(run: Run, assembled: Heads, sites: Mapping[str, Site]) -> Heads:
+    """Phase 3: every owner re-tunes its head on the frozen representation, then fits temperature and threshold."""
+    networks = copy.deepcopy(list(assembled.networks))
+    calibration: dict[str, tuple[float, float]] = {}
+    for network, organs in networks:
+        for organ in organs:
+            site = sites[organ]
+            config = training(run, organ, "recal", steps=run.setup.recal_steps)
+            tune_heads(network, site.training_cases, config, organs=(organ,), validation_cases=site.validation_cases)
+            calibration |= calibrate(network, site.validation_cases, organs=(organ,), patch_size=config.patch_size)
+    return Heads(networks, run.setup.patch_size, calibration=calibration)
+
+
+def _flops(run: Run, settings: StudySettings, sites: Mapping[str, Site]) -> int:
+    """Arithmetic of all sites: steps alone and together, and labels by the experts of the other sites."""
+    total, config = 0, NetworkConfig.from_dict(run.setup.network)
+    for organ, site in sites.items():
+        cases, foreign = site.training_cases, tuple(o for o in sites if o != organ)
+        alone, together = SegVizNet(config, [organ]), SegVizNet(config, list(sites))
+        step = training(run, steps=1)
+        plain = flops_of(lambda: train(alone, cases, step))  # noqa: B023
+        if settings.mode != "segviz+":
+            total += plain * settings.rounds * settings.steps_per_round
+            continue
+        distillation = Distillation(organs=foreign, ramp=0.0)
+        shared = flops_of(lambda: train(together, cases, step, organs=[organ], distillation=distillation))  # noqa: B023
+        total += plain * settings.local_steps + shared * settings.rounds * settings.steps_per_round
+        total += len(cases) * len(foreign) * _labelling(alone, organ, cases[0], run)
+    return total
+
+
+def _labelling(expert: SegVizNet, organ: str, case: Case, run: Run) -> int:
+    def label() -> None:
+        margins(expert.eval(), case.intensities, organs=[organ], patch_size=run.setup.patch_size)
+
+    return flops_of(label)
