@@ -44,6 +44,7 @@ WITHOUT_TORCH = {
     "federation.aggregation",
     "federation.certificates",
     "federation.child",
+    "federation.clock",
     "federation.consent",
     "federation.dashboard",
     "federation.dashboard_server",

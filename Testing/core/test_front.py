@@ -29,7 +29,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from toy_study import free_port, write_toy_study
 
-from segviz_core.federation import certificates, coordinator
+from segviz_core.federation import certificates, clock, coordinator
 from segviz_core.federation.fleet_paths import PATHS
 from segviz_core.federation.front import Front, Limits
 from segviz_core.federation.kit import FLWR_VERSION, read_kit
@@ -194,6 +194,30 @@ def test_unknown_key_is_told_that_it_is_not_registered(served: Served, port: int
         assert json.loads(caught.value.response.text)["code"] == 2004
         with pytest.raises(httpx.HTTPStatusError, match="404"):
             node.RegisterNode(RegisterNodeFleetRequest(public_key=public(stranger)))
+
+
+@pytest.mark.parametrize("minutes", [2, 0, -2])
+def test_signature_of_a_clock_that_is_two_minutes_off_is_accepted(
+    served: Served, minutes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = timedelta(seconds=clock.TOLERATED_S)  # as the node's process does
+    monkeypatch.setattr(interceptor, "now", lambda: now() + timedelta(minutes=minutes) - back)
+    with served.node(served.ports["built-in"], served.key) as node:
+        answer = node.ActivateNode(ActivateNodeRequest(public_key=public(served.key), heartbeat_interval=30))
+        node.DeactivateNode(DeactivateNodeRequest(node_id=answer.node_id))
+
+
+@pytest.mark.parametrize("seconds", [-600.0, 0.0, 600.0])
+def test_clocks_are_compared_by_the_date_of_any_answer(
+    served: Served, port: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+    monkeypatch.setattr(clock.time, "time", lambda: real() + seconds)
+    assert clock.seconds_ahead(f"127.0.0.1:{port}", served.study / "ca.crt") == pytest.approx(seconds, abs=3)
+
+
+def test_clock_of_nobody_is_unknown(served: Served) -> None:
+    assert clock.seconds_ahead(f"127.0.0.1:{free_port()}", served.study / "ca.crt") is None
 
 
 @pytest.mark.parametrize("minutes", [10, -10])

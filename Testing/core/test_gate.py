@@ -8,7 +8,9 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+import flwr.common.constant as constant
 import flwr.supercore.retry.http_retry as http_retry
+import flwr.supernode.node_auth_http_interceptor as signing
 import flwr.supernode.runtime.run_clientapp as runtime
 import flwr.supernode.start_client_internal as node
 import pytest
@@ -17,7 +19,7 @@ from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 from flwr.supercore.superexec.plugin import AutoExecPlugin
 
-from segviz_core.federation import gate
+from segviz_core.federation import clock, gate
 from segviz_core.federation.flower_process import PROGRAMS, command
 from segviz_core.federation.kit import FLWR_VERSION
 
@@ -60,6 +62,12 @@ def test_the_node_sleeps_through_its_own_time_module() -> None:
 def test_retries_are_bounded_by_the_name_that_the_node_process_changes() -> None:
     source = inspect.getsource(http_retry.make_simple_http_retry_invoker)
     assert "exponential(max_delay=MAX_RETRY_DELAY)" in source, WHAT_TO_DO
+
+
+def test_signatures_are_dated_and_judged_by_the_names_that_the_node_process_and_the_clock_rely_on() -> None:
+    assert "now().isoformat()" in inspect.getsource(signing.NodeAuthHttpInterceptor.intercept), WHAT_TO_DO
+    assert (constant.TIMESTAMP_TOLERANCE, constant.SYSTEM_TIME_TOLERANCE) == (300, 5), WHAT_TO_DO
+    assert pytest.approx((300 + 5 - 5) / 2) == clock.TOLERATED_S, WHAT_TO_DO
 
 
 def test_another_version_of_flower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

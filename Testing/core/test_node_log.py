@@ -10,6 +10,21 @@ REFUSED = "Exit Code: 305\nFailed to initialize the connection to the SuperLink.
     [
         (REFUSED, True, 1, "Reconnecting: the coordinator frees your place within a minute", Then.RETRY_A_WHILE),
         (REFUSED, False, 1, "This site is not registered: ask the coordinator", Then.RETRY_A_WHILE),
+        (
+            "Exit Code: 305\n[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired",
+            True,
+            1,
+            "The coordinator's certificate has ended",
+            Then.GIVE_UP,
+        ),
+        (
+            "Exit Code: 305\n[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate is not yet valid",
+            True,
+            1,
+            "The coordinator's certificate is not valid yet",
+            Then.GIVE_UP,
+        ),
+        ("SuperNode ID: 18820041\nkilled", True, -9, "The connection to the coordinator broke", Then.RETRY),
         ("Exit Code: 305\n[code: 2001]", True, 1, "The site key is missing: import the kit again", Then.GIVE_UP),
         (
             "Exit Code: 305\n[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed",
@@ -35,6 +50,21 @@ def test_end_of_a_node_becomes_one_sentence(
     reason = explain(log, returncode=returncode, worked_before=worked_before)
     assert message in reason.message
     assert reason.then is then
+
+
+@pytest.mark.parametrize(
+    "ahead, message, then",
+    [
+        (600.0, "The clock of this computer is 10 minutes ahead of the coordinator's.", Then.GIVE_UP),
+        (-7200.0, "The clock of this computer is 120 minutes behind the coordinator's.", Then.GIVE_UP),
+        (60.0, "Removed by the coordinator.", Then.REMOVED),
+        (None, "Removed by the coordinator.", Then.REMOVED),
+    ],
+)
+def test_wrong_clock_is_not_taken_for_a_removal(ahead: float | None, message: str, then: Then) -> None:
+    log = "SuperNode terminated gracefully."
+    reason = explain(log, returncode=0, worked_before=True, seconds_ahead=lambda: ahead)
+    assert (reason.message, reason.then) == (message, then)
 
 
 def test_lines_that_tell_how_the_connection_stands() -> None:

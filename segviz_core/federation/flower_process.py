@@ -13,10 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 from segviz_core.federation.child import end_with_parent
+from segviz_core.federation.clock import TOLERATED_S
 
 _LONGEST_SLEEP_S, _LONGEST_RETRY_S = 1.0, 4.0
 
@@ -63,13 +65,16 @@ def _superlink() -> None:
 
 def _supernode() -> None:
     import flwr.supercore.retry.http_retry as retry
+    import flwr.supernode.node_auth_http_interceptor as signing
     import flwr.supernode.start_client_internal as node
+    from flwr.supercore.date import now
     from flwr.supernode.cli import flower_supernode
 
     # Hard-coded in Flower: it looks for a message every 3 s (with 30 rounds that alone would cost a minute), and tries
     # to reach a server that restarts every 20 s.
     node.time = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, _LONGEST_SLEEP_S)))
     retry.MAX_RETRY_DELAY = _LONGEST_RETRY_S
+    signing.now = lambda: now() - timedelta(seconds=TOLERATED_S)
     flower_supernode()
 
 

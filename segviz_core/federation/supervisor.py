@@ -18,8 +18,19 @@ from typing import Any
 from segviz_core.errors import Cancelled, InputError, SegVizError
 from segviz_core.federation import journal
 from segviz_core.federation.child import Child, environment, stop_all
+from segviz_core.federation.clock import seconds_ahead
 from segviz_core.federation.flower_process import command
-from segviz_core.federation.node_log import CONNECTED, CONNECTED_AGAIN, NOT_RUNNING, RETRYING, Reason, Then, explain
+from segviz_core.federation.node_log import (
+    CONNECTED,
+    CONNECTED_AGAIN,
+    NOT_RUNNING,
+    RECONNECTING,
+    RETRYING,
+    UNREGISTERED,
+    Reason,
+    Then,
+    explain,
+)
 from segviz_core.federation.running import asked_to_stop, only_one
 from segviz_core.federation.site_folder import AUDIT_FILE, CA_FILE, KEY_FILE, SECRET_FILE, STATUS_FILE, read_site
 
@@ -136,7 +147,14 @@ class Supervisor:
             self._node.stop()
             self._node = None
             self._set_offline()
-            self._after_end(explain(log, returncode=returncode or 0, worked_before=self._was_online))
+            self._after_end(
+                explain(
+                    log,
+                    returncode=returncode or 0,
+                    worked_before=self._was_online,
+                    seconds_ahead=lambda: seconds_ahead(self._settings["address"], self._folder / CA_FILE),
+                )
+            )
         elif time.monotonic() >= self._next_try:
             self._start_node()
 
@@ -210,7 +228,8 @@ class Supervisor:
             self._count_death("The connection")
         patience = LEASE_S if self._was_online else UNREGISTERED_S
         if reason.then is Then.RETRY_A_WHILE and time.monotonic() - self._trying_since > patience:
-            raise InputError(reason.message, hint=reason.hint)
+            given_up = UNREGISTERED if reason.message == RECONNECTING else reason
+            raise InputError(given_up.message, hint=given_up.hint)
         self._say("reconnecting" if self._was_online else "connecting", reason.message)
         self._next_try = time.monotonic() + _RETRY_S
 
