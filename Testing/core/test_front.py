@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import flwr.supernode.node_auth_http_interceptor as interceptor
 import httpx
@@ -211,8 +212,7 @@ def test_signature_of_a_clock_that_is_two_minutes_off_is_accepted(
 def test_clocks_are_compared_by_the_date_of_any_answer(
     served: Served, port: int, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = time.time
-    monkeypatch.setattr(clock.time, "time", lambda: real() + seconds)
+    monkeypatch.setattr(clock, "time", SimpleNamespace(time=lambda: time.time() + seconds))
     assert clock.seconds_ahead(f"127.0.0.1:{port}", served.study / "ca.crt") == pytest.approx(seconds, abs=3)
 
 
