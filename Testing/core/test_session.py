@@ -96,7 +96,7 @@ def test_killed_site_and_server_resume_to_the_same_weights(tmp_path):
 
 def test_foreign_heads_stay_as_the_server_sent_them(tmp_path):
     _, sites = run(tmp_path)
-    _, network, _ = sites["1"]._shared
+    _, network, _ = sites["1"]._training._shared
     for organ in ("spleen", "kidneys"):
         assert not network.head(organ).training
         assert not any(p.requires_grad for p in network.head(organ).parameters())

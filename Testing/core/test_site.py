@@ -17,7 +17,7 @@ from segviz_core.errors import InputError, SegVizError
 from segviz_core.federation import certificates, coordinator, journal, site, supervisor
 from segviz_core.federation.consent import consent_text
 from segviz_core.federation.kit import read_kit, write_kit
-from segviz_core.federation.packets import SETTINGS
+from segviz_core.federation.schema import LEAVES, REQUEST
 from segviz_core.federation.site import SiteOptions
 from segviz_core.federation.site_folder import AUDIT_FILE, CONSENT_FILE, KEY_FILE, SECRET_FILE, SITE_FILE, STATUS_FILE
 
@@ -53,10 +53,11 @@ def test_join_without_consent_is_refused(kit: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "site").exists()
 
 
-def test_consent_lists_the_protocols_own_schema(kit: Path) -> None:
+def test_consent_lists_what_leaves_and_only_that(kit: Path) -> None:
     text = consent_text(read_kit(kit))
-    assert all(name in text for name in SETTINGS)
+    assert all(f"({name})" in text for name in LEAVES)
     assert "head/ORGAN" in text
+    assert not [name for name in {*REQUEST.settings, *REQUEST.groups} - set(LEAVES) if f"({name})" in text]
     assert "What never leaves: images, labels, file names, DICOM tags, paths" in text
 
 

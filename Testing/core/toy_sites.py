@@ -1,13 +1,19 @@
 """A study of a few numbers with sites that answer by arithmetic: final weights are known without training."""
 
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from segviz_core.federation.guard import Rejected
 from segviz_core.federation.packets import Packet
 from segviz_core.federation.settings import StudySettings
-from segviz_core.federation.study import Study, write_study
+from segviz_core.federation.study import Study
+from segviz_core.federation.study_folder import write_study
 from segviz_core.federation.synchronization import Template
+from segviz_core.federation.transport import compact, expand
 
 TEMPLATE = Template(
     representation={
@@ -46,7 +52,17 @@ class ToySite:
         self.requests: list[Packet] = []
 
     def __call__(self, request: Packet) -> Packet:
+        """Answer in the transport of the request."""
         self.requests.append(request)
+        reply = self._answer(expand(request))
+        return compact(reply, norm=TEMPLATE.norm) if request.settings.get("transport") == "fp16" else reply
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages it was asked for, in order."""
+        return [request.stage for request in self.requests]
+
+    def _answer(self, request: Packet) -> Packet:
         same = {name: request.settings[name] for name in ("stage", "round", "mode")}
         counts = {f"cases/{organ}": float(self.cases) for organ in self.organs}
         dice = {f"dice/{organ}": 0.5 for organ in self.organs}
@@ -68,9 +84,10 @@ class ToySite:
             return Packet(same, {"representation": theta} | heads, dice)
         if request.stage == "train":
             return Packet(same, self._trained(request), trained | counts)
-        if request.stage == "tune":
-            own = {name: request.arrays[name] for name in heads}
-            calibration = {f"{n}/{o}": v for o in self.organs for n, v in (("temperature", 2.0), ("threshold", 0.4))}
+        if request.stage in ("tune", "train-head"):
+            organs = str(request.settings.get("organs", ",".join(self.organs))).split(",")
+            calibration = {f"{n}/{o}": v for o in organs for n, v in (("temperature", 2.0), ("threshold", 0.4))}
+            own = {f"head/{o}": request.arrays.get(f"head/{o}", heads[f"head/{o}"]) for o in organs}
             return Packet(same, own, calibration)
         return Packet(same, {}, dice if request.stage == "evaluate" else {})
 
@@ -93,3 +110,24 @@ def toy_sites(study: Study) -> dict[str, ToySite]:
         "22": ToySite("south", "spleen", step=2.0, cases=9, contract=contract),
         "33": ToySite("west", "liver,kidneys", step=6.0, cases=1, contract=contract),
     }
+
+
+def step_round(study: Study, sites: Mapping[str, ToySite]) -> dict[str, Any]:
+    """One round with the given sites online."""
+    rejected = {}
+    asked = deque(study.requests(list(sites)).items())
+    while asked:
+        node, request = asked.popleft()
+        try:
+            study.accept(node, sites[node](request))
+        except Rejected as error:
+            rejected[node] = error.message
+        else:
+            asked += [(node, more)] if (more := study.follow_up(node)) else []
+    return study.close_round(seconds=0.0, rejected=rejected)
+
+
+def until(study: Study, sites: Mapping[str, ToySite], stage: str) -> None:
+    """Play rounds until the next one is of `stage`."""
+    while study.stage != stage:
+        step_round(study, sites)

@@ -11,7 +11,8 @@ import toy_trainer
 from segviz_core.federation.packets import Arrays
 from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.state import StudyState
-from segviz_core.federation.study import Study, write_study
+from segviz_core.federation.study import Study
+from segviz_core.federation.study_folder import write_study
 from segviz_core.federation.synchronization import Template
 
 _REPRESENTATION = {

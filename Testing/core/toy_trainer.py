@@ -35,6 +35,10 @@ def answer(request: Packet, *, site: str, organs: list[str], contract: str) -> P
     dice = {f"dice/{organ}": 0.5 for organ in organs}
     if request.stage in ("evaluate", "deliver"):
         return Packet(settings, {}, dice if request.stage == "evaluate" else {})
+    if request.stage == "train-head":
+        new = str(request.settings["organs"]).split(",")
+        calibration = {f"temperature/{organ}": 1.0 for organ in new} | {f"threshold/{organ}": 0.5 for organ in new}
+        return Packet(settings, {f"head/{organ}": {"up.weight": np.ones(3, np.float32)} for organ in new}, calibration)
     step = np.float32(delta(site, int(request.settings["round"])))
     update, norm = {}, {}
     for key, array in request.arrays["representation"].items():

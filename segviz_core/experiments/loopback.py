@@ -19,7 +19,8 @@ from typing import Any
 from segviz_core.errors import SegVizError
 from segviz_core.federation import coordinator
 from segviz_core.federation.settings import StudySettings
-from segviz_core.federation.study import SETTINGS_FILE, Study
+from segviz_core.federation.study import Study
+from segviz_core.federation.study_folder import SETTINGS_FILE
 from segviz_core.federation.supervisor import free_port
 from segviz_core.federation.time_left import rounded, seconds_left
 

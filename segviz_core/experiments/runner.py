@@ -1,6 +1,7 @@
 """A federation in one process: the same Study and SiteSessions as the real one, without Flower, sockets or TLS."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,14 +22,18 @@ def run_study(
 
     A reply that the guard rejects is recorded like in a real federation.
     """
-    while not study.finished:
+    while not study.finished or study.extend(list(sites)):
         started = time.monotonic()
         rejected: dict[str, str] = {}
-        for node, request in study.requests(list(sites)).items():
+        asked = deque(study.requests(list(sites)).items())
+        while asked:
+            node, request = asked.popleft()
             try:
                 study.accept(node, Packet.from_bytes(sites[node](request).to_bytes()))
             except Rejected as error:
                 rejected[node] = error.message
+            else:
+                asked += [(node, more)] if (more := study.follow_up(node)) else []
         row = study.close_round(seconds=time.monotonic() - started, rejected=rejected)
         if on_round:
             on_round(row)

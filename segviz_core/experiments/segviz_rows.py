@@ -23,7 +23,8 @@ from segviz_core.federation.packets import Packet
 from segviz_core.federation.session import SiteSession
 from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.state import StudyState
-from segviz_core.federation.study import SETTINGS_FILE, Study
+from segviz_core.federation.study import Study
+from segviz_core.federation.study_folder import SETTINGS_FILE
 from segviz_core.federation.weights import create_study, load_arrays
 from segviz_core.inference import margins
 from segviz_core.network import NetworkConfig, SegVizNet
@@ -79,7 +80,7 @@ def train_segviz(run: Run, sites: Mapping[str, Site], work: Path, report: Report
 def study_settings(run: Run) -> StudySettings:
     """The study of a run: half of the steps alone in segviz+, all of them shared in the other modes."""
     setup = run.setup
-    values: dict[str, Any] = {"local_steps": setup.steps_per_site // 2 if run.row == "segviz+" else 0, **run.study}
+    values: dict[str, Any] = {"local_steps": setup.steps_per_site // 2 if run.row == "segviz+" else 0, **run.options}
     shared = setup.steps_per_site - values["local_steps"]
     per_round = values.setdefault("steps_per_round", setup.steps_per_round)
     values.setdefault("rounds", max(1, shared // per_round))

@@ -56,6 +56,7 @@ def aggregate(
     """Change `state` by the accepted replies of one `stage`."""
     steps: dict[str, Callable[[], None]] = {
         "expert": lambda: _start_from_experts(replies, state, template),
+        "train-head": lambda: _take_new_heads(replies, state, template),
         "train": lambda: _average_round(replies, state, settings, template),
         "tune": lambda: _take_tuned_heads(replies, state, template),
         "evaluate": lambda: state.dice.update(_mean_metric(replies, state, "dice")),
@@ -73,6 +74,10 @@ def _start_from_experts(replies: Replies, state: StudyState, template: Template)
         if owners := replies.owners(organ):
             largest = max(owners, key=lambda site: _cases(state, site, organ))
             state.heads[organ] = replies.group(largest, f"head/{organ}", list(template.head))
+    _set_gates(replies, state)
+
+
+def _set_gates(replies: Replies, state: StudyState) -> None:
     for organ, dice in _mean_metric(replies, state, "dice").items():
         state.gates[organ] = min(1.0, max(0.0, (dice - 0.3) / 0.4))  # g_j of method.md section 3
 
@@ -119,6 +124,11 @@ def _take_tuned_heads(replies: Replies, state: StudyState, template: Template) -
     thresholds = _mean_metric(replies, state, "threshold", logs)
     for organ in temperatures:
         state.calibration[organ] = (math.exp(temperatures[organ]), thresholds[organ])
+
+
+def _take_new_heads(replies: Replies, state: StudyState, template: Template) -> None:
+    _take_tuned_heads(replies, state, template)
+    _set_gates(replies, state)
 
 
 def _mean_metric(

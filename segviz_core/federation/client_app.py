@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 from segviz_core.errors import InputError
 from segviz_core.federation import journal, records, trainer_socket
 from segviz_core.federation.packets import Packet, check_schema
+from segviz_core.federation.schema import REPLY, REQUEST
 from segviz_core.federation.site_folder import AUDIT_FILE
 
 app = ClientApp()
@@ -28,10 +29,10 @@ def answer(content: RecordDict, site: Path) -> RecordDict:
     """The reply to `content` of the site whose folder is `site`: records of a packet, or of an error code."""
     try:
         request = records.from_record(content)
-        check_schema(request)
+        check_schema(request, REQUEST)
         _note(site, "received", request)
         reply = trainer_socket.ask(site, request)
-        check_schema(reply)
+        check_schema(reply, REPLY)
         _note(site, "sent", reply)
         return records.to_record(reply)
     except trainer_socket.TrainerError as error:

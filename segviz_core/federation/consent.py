@@ -10,19 +10,17 @@ from segviz_core.atomic import write_json
 from segviz_core.errors import InputError
 from segviz_core.federation import certificates, journal
 from segviz_core.federation.kit import Kit
-from segviz_core.federation.packets import GROUPS, METRICS, SETTINGS
+from segviz_core.federation.schema import LEAVES
 from segviz_core.federation.site_folder import AUDIT_FILE, CONSENT_FILE
 
 
 def consent_text(kit: Kit) -> str:
-    """What leaves this site and what never does; the lists are the protocol's own schema."""
+    """What leaves this site and what never does; the list is the protocol's own."""
+    leaves = "\n".join(f"  - {meaning} ({name})" for name, meaning in LEAVES.items())
     return (
         f"Joining {kit.site.study!r} at {kit.address} as {kit.site.site!r}.\n\n"
-        "What leaves this computer, and nothing else:\n"
-        f"  - settings of a reply: {', '.join(SETTINGS)}\n"
-        f"  - numbers: {_readable(METRICS.pattern)}\n"
-        f"  - weights of the network and statistics of its norm layers: {_readable(GROUPS.pattern)}\n"
-        "  - codes of errors\n"
+        f"What leaves this computer, and nothing else:\n{leaves}\n  - codes of errors\n"
+        "Other sites of the study see this site's pseudonym, organs and numbers of cases, and get its weights.\n"
         "What never leaves: images, labels, file names, DICOM tags, paths, user names, texts of errors.\n\n"
         "Trained weights can tell something about the cases they were trained on; differential privacy and secure\n"
         "aggregation are not offered. Code that the coordinator sends is not run here."
@@ -61,9 +59,3 @@ def record(folder: Path, kit: Kit) -> None:
 def _identity(kit: Kit) -> dict[str, str]:
     fingerprint = certificates.fingerprint(kit.certificate)
     return {"study": kit.site.study, "site": kit.site.site, "ca_fingerprint": fingerprint}
-
-
-def _readable(pattern: str) -> str:
-    """The protocol's patterns as a list of names, with ORGAN and NUMBER for what varies."""
-    text = pattern.replace(r"[a-z][a-z0-9_]{0,31}", "ORGAN").replace(r"\d{1,4}", "NUMBER")
-    return text.replace("(", "").replace(")", "").replace("|", ", ")

@@ -26,7 +26,8 @@ from segviz_core.federation.registry import removed_sites, wait_until_removed
 from segviz_core.federation.running import ask_to_stop, is_running
 from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.state import StudyState
-from segviz_core.federation.study import CHECKPOINT_FILE, HISTORY_FILE, SETTINGS_FILE
+from segviz_core.federation.study import CHECKPOINT_FILE, HISTORY_FILE
+from segviz_core.federation.study_folder import SETTINGS_FILE
 
 SERVER_FILE, STATUS_FILE, RUN_FILE = "server.json", "status.json", "run.json"
 CA_FILE, CA_KEY_FILE, SECRET_FILE = "ca.crt", "ca.key", "superexec.secret"

@@ -3,7 +3,7 @@
 from segviz_core import __version__
 from segviz_core.errors import InputError
 from segviz_core.federation.packets import Arrays
-from segviz_core.federation.schedule import schedule
+from segviz_core.federation.schedule import schedule, steps_per_site
 from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.state import StudyState
 from segviz_core.labels import FIRST_FREE_VALUE, ORGANS, Organ
@@ -21,7 +21,7 @@ def meta_model_of(state: StudyState, settings: StudySettings) -> MetaModel:
     Raises:
         InputError: no site has sent a head yet.
     """
-    training = [r for r in schedule(settings) if r.stage != "deliver"]
+    training = [r for r in schedule(settings, state.amendments) if r.stage != "deliver"]
     if not state.heads:
         raise InputError(
             f"The study {settings.name!r} has no trained head after {state.finished} of {len(training)} rounds.",
@@ -46,9 +46,7 @@ def meta_model_of(state: StudyState, settings: StudySettings) -> MetaModel:
             ],
             "rounds": min(state.finished, len(training)),
             "rounds_planned": len(training),
-            "steps_per_site": sum(
-                int(r.settings["steps"]) for r in training[: state.finished] if r.stage in ("train", "train-local")
-            ),
+            "steps_per_site": steps_per_site(settings, state.amendments, state.finished),
             "validation_dice": {organ: round(dice, 4) for organ, dice in state.dice.items()},
             "versions": {"segviz": __version__},
         },

@@ -12,7 +12,9 @@ import numpy as np
 
 from segviz_core.errors import InputError
 from segviz_core.federation.packets import Packet, check_schema
+from segviz_core.federation.schema import REPLY
 from segviz_core.federation.synchronization import COUNTER, VARIANCE, Spec, Template, check_arrays
+from segviz_core.federation.transport import on_the_wire
 
 MAX_CASES = 100_000
 MAX_UPDATE_NORM = 1e4
@@ -34,18 +36,20 @@ def check_reply(
         Rejected: naming the first fault.
     """
     try:
-        check_schema(reply)
+        check_schema(reply, REPLY)
         for name in ("stage", "round"):
             if reply.settings.get(name) != request.settings[name]:
                 raise InputError(f"{name}: expected {request.settings[name]}, found {reply.settings.get(name)}.")
         if reply.stage == "declare":
             _check_declaration(reply, contract_hash)
             organs = declared_organs(reply)
+        if reply.stage == "train-head":
+            organs = [organ for organ in organs if organ in str(request.settings["organs"]).split(",")]
         for group, spec in _expected_groups(reply.stage, organs, template, request).items():
             if group not in reply.arrays:
                 raise InputError(f"expected the arrays {group}, found {sorted(reply.arrays)}.")
             check_arrays(reply.arrays[group], spec, what=group)
-            _check_values(reply.arrays[group], group)
+            check_values(reply.arrays[group], group)
         if extra := set(reply.arrays) - set(_expected_groups(reply.stage, organs, template, request)):
             raise InputError(f"unexpected arrays {sorted(extra)[0]}.")
         _check_metrics(reply, organs)
@@ -77,25 +81,32 @@ def outliers(norms: Mapping[str, float]) -> dict[str, str]:
     }
 
 
-def _expected_groups(stage: str, organs: Collection[str], template: Template, request: Packet) -> dict[str, Spec]:
-    heads: dict[str, Spec] = {f"head/{organ}": template.head for organ in organs}
-    if stage == "expert":
-        return {"representation": template.representation, **heads}
-    if stage == "train":
-        fedbn = request.settings["mode"] == "segviz-fedbn"
-        return {"update": template.shared(fedbn=fedbn), "norm": template.own_norm(fedbn=fedbn), **heads}
-    if stage == "tune":
-        return heads
-    return {}
+def check_values(arrays: Mapping[str, np.ndarray[Any, Any]], group: str) -> None:
+    """Refuse absurdly large values, and negative variances and counters.
 
-
-def _check_values(arrays: Mapping[str, np.ndarray[Any, Any]], group: str) -> None:
+    Raises:
+        InputError: naming the first.
+    """
     for key, array in arrays.items():
         largest = float(np.abs(array).max()) if array.size else 0.0
         if largest > (2**53 if key.endswith(COUNTER) else MAX_VALUE):
             raise InputError(f"{group}: {key}: expected values up to {MAX_VALUE:.0f}, found {largest:.3g}.")
         if key.endswith((VARIANCE, COUNTER)) and array.size and float(array.min()) < 0:
             raise InputError(f"{group}: {key}: expected no negative value, found {float(array.min()):.3g}.")
+
+
+def _expected_groups(stage: str, organs: Collection[str], template: Template, request: Packet) -> dict[str, Spec]:
+    heads: dict[str, Spec] = {f"head/{organ}": template.head for organ in organs}
+    groups: dict[str, Spec] = {}
+    if stage == "expert":
+        groups = {"representation": template.representation, **heads}
+    if stage == "train":
+        fedbn = request.settings["mode"] == "segviz-fedbn"
+        groups = {"update": template.shared(fedbn=fedbn), "norm": template.own_norm(fedbn=fedbn), **heads}
+    if stage in ("tune", "train-head"):
+        groups = heads
+    transport = str(request.settings.get("transport", "fp32"))
+    return {group: on_the_wire(spec, group, transport=transport, norm=template.norm) for group, spec in groups.items()}
 
 
 def _check_declaration(reply: Packet, contract_hash: str) -> None:
@@ -106,11 +117,13 @@ def _check_declaration(reply: Packet, contract_hash: str) -> None:
 
 
 def _check_metrics(reply: Packet, organs: Collection[str]) -> None:
+    calibration = [f"{name}/{organ}" for organ in organs for name in ("temperature", "threshold")]
     required: Sequence[str] = {
         "declare": [f"cases/{organ}" for organ in organs],
         "train-local": ["loss", "steps"],
+        "train-head": calibration,
         "train": ["loss", "steps", *(f"cases/{organ}" for organ in organs), *(f"dice/{organ}" for organ in organs)],
-        "tune": [f"{name}/{organ}" for organ in organs for name in ("temperature", "threshold")],
+        "tune": calibration,
     }.get(reply.stage, [])
     for name in required:
         if name not in reply.metrics:

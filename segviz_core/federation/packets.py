@@ -1,12 +1,11 @@
-"""Packet: what crosses between coordinator and site, and the complete list of what it may hold.
+"""Packet: what crosses between coordinator and site.
 
 The same content travels through Flower (as records) and over the local socket to the trainer (one safetensors blob,
-never pickle). `SETTINGS`, `METRICS` and `GROUPS` are the schema: both ends refuse anything else.
+never pickle). schema.py lists what it may hold.
 """
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,37 +14,10 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from segviz_core.errors import InputError
+from segviz_core.federation.schema import STAGES, Schema, is_one_of
 
 Setting = str | int | float | bool
 Arrays = dict[str, np.ndarray[Any, Any]]
-
-STAGES = ("declare", "train-local", "expert", "label", "train", "tune", "evaluate", "deliver")
-
-SETTINGS: Mapping[str, tuple[type, float, float]] = {
-    # name: (type, lowest, highest); for texts the length. A request with anything else is refused at the site.
-    "stage": (str, 1, 16),
-    "round": (int, 1, 1_000_000),
-    "mode": (str, 1, 16),
-    "site": (str, 1, 64),
-    "organs": (str, 1, 1000),
-    "contract": (str, 64, 64),
-    "version": (str, 1, 32),
-    "first_step": (int, 0, 10_000_000),
-    "steps": (int, 0, 100_000),
-    "total_steps": (int, 0, 10_000_000),
-    "learning_rate": (float, 0.0, 1.0),
-    "foreign_weight": (float, 0.0, 100.0),
-    "foreign_ramp": (float, 0.0, 1.0),
-    "proximal": (float, 0.0, 100.0),
-    "calibrate": (bool, 0, 1),
-}
-
-METRICS = re.compile(
-    r"(loss|steps|seconds)|(cases|dice|gate|temperature|threshold)/[a-z][a-z0-9_]{0,31}|weight/\d{1,4}/[a-z][a-z0-9_]{0,31}"
-)
-GROUPS = re.compile(
-    r"representation|update|norm|model|head/[a-z][a-z0-9_]{0,31}|expert/\d{1,4}/(representation|head/[a-z][a-z0-9_]{0,31})"
-)
 
 
 @dataclass(frozen=True)
@@ -99,16 +71,16 @@ class Packet:
             raise InputError("Expected a SegViz packet, found other or damaged bytes.") from error
 
 
-def check_schema(packet: Packet) -> None:
-    """Refuse settings, metrics or array groups that the protocol does not name, or values out of range.
+def check_schema(packet: Packet, schema: Schema) -> None:
+    """Refuse settings, metrics or array groups that `schema` does not name, or values out of range.
 
     Raises:
         InputError: naming the first offender.
     """
     for name, value in packet.settings.items():
-        if name not in SETTINGS:
-            raise InputError(f"Setting {name!r} is not part of the protocol.")
-        kind, low, high = SETTINGS[name]
+        if name not in schema.settings:
+            raise InputError(f"Setting {name!r:.60} is not part of the protocol.")
+        kind, low, high = schema.settings[name]
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise InputError(f"Setting {name}: expected {kind.__name__}, found {type(value).__name__}.")
         size = len(value) if isinstance(value, str) else value
@@ -117,10 +89,10 @@ def check_schema(packet: Packet) -> None:
     if packet.settings.get("stage") not in STAGES:
         raise InputError(f"Expected one of the stages {', '.join(STAGES)}, found {packet.settings.get('stage')!r:.40}.")
     for name, number in packet.metrics.items():
-        if not METRICS.fullmatch(name):
+        if not is_one_of(name, schema.metrics):
             raise InputError(f"Metric {name!r:.60} is not part of the protocol.")
         if type(number) not in (int, float) or not math.isfinite(number):
             raise InputError(f"Metric {name}: expected a finite number, found {number!r:.60}.")
     for name in packet.arrays:
-        if not GROUPS.fullmatch(name):
+        if not is_one_of(name, schema.groups):
             raise InputError(f"Array group {name!r:.60} is not part of the protocol.")

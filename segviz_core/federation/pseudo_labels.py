@@ -4,7 +4,7 @@ t_j is kept as uint8 (255 = certain) on the network's grid, zero inside the case
 it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from segviz_core.atomic import replacing
 from segviz_core.cases import Case
-from segviz_core.inference import margins
 from segviz_core.network import SegVizNet
+from segviz_core.torch_inference import margins
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,18 @@ def write_targets(
     teachers: Sequence[Teacher],
     *,
     patch_size: Sequence[int],
+    keep: Collection[str] = (),
     on_case: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Label all `cases` and keep the maps in memory (`case.targets`) and in `work`/targets."""
+    """Label all `cases` and keep the maps in memory (`case.targets`) and in `work`/targets.
+
+    Earlier maps stay for the organs in `keep` that the teachers do not label anew; all others go.
+    """
     folder = work / "targets"
     folder.mkdir(parents=True, exist_ok=True)
     for i, case in enumerate(cases):
-        case.targets = soft_maps(case, teachers, patch_size=patch_size)
+        kept = {organ: target for organ, target in case.targets.items() if organ in keep}
+        case.targets = kept | soft_maps(case, teachers, patch_size=patch_size)
         with replacing(folder / f"{case.name}.safetensors") as temporary:
             save_file(case.targets, temporary)
         if on_case:

@@ -1,6 +1,9 @@
-"""The rounds of a study, one after the other: a pure function of its settings (method.md section 4)."""
+"""The rounds of a study, one after the other: a pure function of its settings and of what changed on the way.
 
-from collections.abc import Sequence
+method.md section 4 for the plan, section 6 for newcomers and for sites that are erased.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -20,19 +23,75 @@ class Round:
     required: bool = False
 
 
-def schedule(settings: StudySettings) -> Sequence[Round]:
-    """All rounds of a study, in order; round numbers are positions in this list, from 1."""
+def schedule(settings: StudySettings, amendments: Sequence[tuple[int, str]] = ()) -> Sequence[Round]:
+    """All rounds of a study, in order; round numbers are positions in this list, from 1, and never go back.
+
+    Each of `amendments` (state.py) drops what was planned after so many rounds and puts one of AMENDMENTS in its place.
+    """
+    rounds = _everything(settings)
+    for after, what in amendments:
+        rounds = rounds[:after] + AMENDMENTS[what](settings)
+    return rounds
+
+
+def steps_per_site(settings: StudySettings, amendments: Sequence[tuple[int, str]], finished: int) -> int:
+    """Training steps of a site that took part in everything, without those that a restart dropped."""
+    begun_anew = {after: what for after, what in amendments if what in ("phase 2", "everything")}
+    local = shared = 0
+    for i, r in enumerate(schedule(settings, amendments)[:finished]):
+        if i in begun_anew:
+            shared, local = 0, local if begun_anew[i] == "phase 2" else 0
+        local += int(r.settings["steps"]) if r.stage == "train-local" else 0
+        shared += int(r.settings["steps"]) if r.stage == "train" else 0
+    return local + shared
+
+
+def _everything(settings: StudySettings) -> list[Round]:
     rounds = [Round("declare", required=True)]
     if settings.mode == "segviz+":
-        rounds += _local_training(settings)
-        rounds += [Round("expert", required=True), Round("label", required=True)]
+        rounds += [*_local_training(settings), Round("expert", required=True)]
+    return rounds + _from_experts_on(settings)
+
+
+def _from_experts_on(settings: StudySettings) -> list[Round]:
+    rounds = []
+    if settings.mode == "segviz+":
+        rounds.append(Round("label", required=True))
         if settings.head_steps:
             rounds.append(_tune(settings, steps=settings.head_steps, calibrate=False))
-    total = settings.rounds * settings.steps_per_round
+    rounds += _shared_training(settings, settings.rounds)
+    if settings.mode == "segviz+" and settings.tune_steps:
+        rounds.append(_tune(settings, steps=settings.tune_steps, calibrate=True))
+    return [*rounds, Round("evaluate"), Round("deliver")]
+
+
+def _for_newcomers(settings: StudySettings) -> list[Round]:
+    rounds = [Round("declare"), Round("train-head", new_head(settings), required=True)]
+    rounds += _shared_training(settings, settings.newcomer_rounds)
+    if settings.mode == "segviz+" and settings.tune_steps and settings.newcomer_rounds:
+        rounds.append(_tune(settings, steps=settings.tune_steps, calibrate=True))
+    return [*rounds, Round("evaluate"), Round("deliver")]
+
+
+AMENDMENTS: Mapping[str, Callable[[StudySettings], list[Round]]] = {
+    "phase 2": _from_experts_on,  # a site was erased: again, from another site's expert
+    "everything": _everything,  # the same, where no expert is left (or the mode knows none)
+    "newcomers": _for_newcomers,  # after the end: method.md section 6, late joiner
+    "end": lambda _: [],  # no newcomer came after all
+}
+
+
+def new_head(settings: StudySettings) -> dict[str, Setting]:
+    """Settings for the head of an organ that comes late; its calibration comes with it."""
+    return {"steps": settings.new_head_steps, "learning_rate": settings.new_head_learning_rate, "calibrate": True}
+
+
+def _shared_training(settings: StudySettings, number: int) -> list[Round]:
+    total = number * settings.steps_per_round
     proximal = settings.proximal
     if proximal is None:  # method.md section 4, defaults
         proximal = 1e-3 if settings.steps_per_round > 50 else 0.0
-    rounds += [
+    return [
         Round(
             "train",
             {
@@ -45,12 +104,8 @@ def schedule(settings: StudySettings) -> Sequence[Round]:
                 "proximal": proximal,
             },
         )
-        for i in range(settings.rounds)
+        for i in range(number)
     ]
-    if settings.mode == "segviz+" and settings.tune_steps:
-        rounds.append(_tune(settings, steps=settings.tune_steps, calibrate=True))
-    rounds += [Round("evaluate"), Round("deliver")]
-    return rounds
 
 
 def _local_training(settings: StudySettings) -> list[Round]:

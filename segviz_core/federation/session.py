@@ -3,25 +3,27 @@
 Every answer can be given again after a kill: what a stage starts from is on disk in `work` before it begins.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from safetensors.numpy import load_file, save_file
-
 from segviz_core import __version__
 from segviz_core.atomic import replacing
 from segviz_core.cases import Site
 from segviz_core.errors import InputError
-from segviz_core.federation.packets import Arrays, Packet, Setting, check_schema
+from segviz_core.federation.packets import Arrays, Packet, Setting
 from segviz_core.federation.pseudo_labels import Teacher, load_targets, write_targets
+from segviz_core.federation.request_guard import check_request
+from segviz_core.federation.schema import NEWS
 from segviz_core.federation.settings import SiteSettings
-from segviz_core.federation.weights import initial_head, load_arrays, load_training, save_training, to_arrays
+from segviz_core.federation.training_state import TrainingState
+from segviz_core.federation.transport import compact, expand
+from segviz_core.federation.weights import initial_head, load_arrays, template_of, to_arrays
 from segviz_core.meta_model import MetaModel
 from segviz_core.network import NetworkConfig, SegVizNet, norm_keys
-from segviz_core.training import Distillation, TrainingConfig, TrainingSummary, set_trainable, train
+from segviz_core.training import Distillation, TrainingConfig, TrainingSummary, train
 from segviz_core.tuning import calibrate, tune_heads, validation_dice
 
 Progress = Callable[[str, int, int], None]
@@ -37,34 +39,43 @@ class SiteSession:
         work.mkdir(parents=True, exist_ok=True)
         self.organs = site.label_set.organs
         self.config = NetworkConfig.from_dict(settings.network)
-        self._shared: tuple[int, SegVizNet, torch.optim.Optimizer] | None = None
+        self._template = template_of(self.config)
+        self._training = TrainingState(work, self.config, organs=self.organs, seed=settings.seed)
+        self._answered: tuple[str, Packet] | None = None
         load_targets(work, site.training_cases)
 
     def handle(self, request: Packet, *, on_progress: Progress | None = None) -> Packet:
-        """Answer one request.
+        """Answer one request; the same request a second time (its answer got lost) gets the same answer at once.
 
         Raises:
             InputError: the request is not one of the protocol, or an earlier stage is missing here.
             Cancelled: raised by `on_progress`; nothing is lost, the request can be repeated.
         """
-        check_schema(request)
+        check_request(request, settings=self.settings, template=self._template)
+        digest = _digest(request)
+        if self._answered and self._answered[0] == digest:
+            return self._answered[1]
         answers: dict[str, Callable[[Packet, Progress], Packet]] = {
             "declare": self._declare,
             "train-local": self._train_local,
             "expert": self._expert,
             "label": self._label,
+            "train-head": self._train_head,
             "train": self._train,
             "tune": self._tune,
             "evaluate": self._evaluate,
             "deliver": self._deliver,
         }
         started = time.monotonic()
-        reply = answers[request.stage](request, on_progress or (lambda *_: None))
-        return replace(reply, metrics={**reply.metrics, "seconds": round(time.monotonic() - started, 3)})
+        reply = answers[request.stage](expand(request), on_progress or (lambda *_: None))
+        reply = replace(reply, metrics={**reply.metrics, "seconds": round(time.monotonic() - started, 3)})
+        if request.settings.get("transport") == "fp16":
+            reply = compact(reply, norm=self._template.norm)
+        self._answered = digest, reply
+        return reply
 
     def _declare(self, request: Packet, on_progress: Progress) -> Packet:
-        with replacing(self.work / "common.safetensors") as temporary:
-            save_file(request.arrays["representation"], temporary)
+        self._training.keep_common(request.arrays["representation"])
         settings: dict[str, Setting] = {
             "site": self.settings.site,
             "organs": ",".join(self.organs),
@@ -75,7 +86,7 @@ class SiteSession:
 
     def _train_local(self, request: Packet, on_progress: Progress) -> Packet:
         first, steps = int(request.settings["first_step"]), int(request.settings["steps"])
-        network, optimizer, done = self._local_network()
+        network, optimizer, done = self._training.local()
         if done < first + steps:
             config = self._training_config(request, "local", first_step=done, steps=first + steps - done)
             summary = train(
@@ -86,20 +97,17 @@ class SiteSession:
                 optimizer=optimizer,
                 on_step=lambda i, n: on_progress("train-local", done + i, first + steps),
             )
-            save_training(self._local_file(first + steps), network, optimizer)
-            for old in self.work.glob("local-*.safetensors"):
-                if old != self._local_file(first + steps):
-                    old.unlink()
+            self._training.keep_local(first + steps, network, optimizer)
         else:
             summary = TrainingSummary(0.0, {}, 0)
         return self._reply(request, metrics=self._training_metrics(summary))
 
     def _expert(self, request: Packet, on_progress: Progress) -> Packet:
-        network, _, _ = self._local_network()
+        network, _, _ = self._training.local()
         dice = validation_dice(
             network, self.site.validation_cases, organs=self.organs, patch_size=self.settings.patch_size
         )
-        arrays = {"representation": to_arrays(network.representation)} | self._heads(network)
+        arrays = {"representation": to_arrays(network.representation)} | _heads(network, self.organs)
         return self._reply(request, arrays=arrays, metrics={f"dice/{organ}": d for organ, d in dice.items()})
 
     def _label(self, request: Packet, on_progress: Progress) -> Packet:
@@ -120,14 +128,28 @@ class SiteSession:
             self.work,
             self.site.training_cases,
             teachers,
+            keep=str(request.settings.get("organs", "")).split(","),
             patch_size=self.settings.patch_size,
             on_case=lambda i, n: on_progress("label", i, n),
         )
         return self._reply(request)
 
+    def _train_head(self, request: Packet, on_progress: Progress) -> Packet:
+        """The heads of organs that no site had before, alone on the frozen representation (method.md section 6)."""
+        organs = tuple(organ for organ in self.organs if organ in str(request.settings["organs"]).split(","))
+        if not organs:
+            raise InputError(f"train-head: expected organs of {', '.join(self.organs)}, found none of them.")
+        network = self._assembled(request)
+        metrics = self._tune_heads(network, request, organs, on_progress)
+        dice = validation_dice(network, self.site.validation_cases, organs=organs, patch_size=self.settings.patch_size)
+        metrics |= {f"dice/{organ}": d for organ, d in dice.items()}
+        return self._reply(request, arrays=_heads(network, organs), metrics=metrics)
+
     def _train(self, request: Packet, on_progress: Progress) -> Packet:
         number, settings = int(request.settings["round"]), request.settings
-        network, optimizer = self._shared_network(request, number)
+        first_step = int(settings["first_step"])
+        network, optimizer = self._training.shared(number, self._all_organs(request), fresh=first_step == 0)
+        self._fill(network, request)
         received = to_arrays(network.representation)
         labelled = {organ for case in self.site.training_cases for organ in case.targets}
         foreign = tuple(organ for organ in network.organs if organ in labelled and organ not in self.organs)
@@ -138,9 +160,7 @@ class SiteSession:
             ramp=float(settings["foreign_ramp"]),
             gates={k.removeprefix("gate/"): v for k, v in request.metrics.items() if k.startswith("gate/")},
         )
-        config = self._training_config(
-            request, "shared", first_step=int(settings["first_step"]), steps=int(settings["steps"])
-        )
+        config = self._training_config(request, "shared", first_step=first_step, steps=int(settings["steps"]))
         summary = train(
             network,
             self.site.training_cases,
@@ -151,36 +171,41 @@ class SiteSession:
             proximal=float(settings["proximal"]),
             on_step=lambda i, n: on_progress("train", i, n),
         )
-        save_training(self._shared_file(number), network, optimizer)
-        self._forget_shared_before(number - 1)
-        self._shared = (number, network, optimizer)
+        self._training.keep_shared(number, network, optimizer)
         return self._reply(
             request,
-            arrays=self._update(network, received, fedbn=settings["mode"] == "segviz-fedbn") | self._heads(network),
+            arrays=self._update(network, received, fedbn=settings["mode"] == "segviz-fedbn")
+            | _heads(network, self.organs),
             metrics=self._training_metrics(summary) | self._counts(),
         )
 
     def _tune(self, request: Packet, on_progress: Progress) -> Packet:
         network = self._assembled(request)
-        steps = int(request.settings["steps"])
-        config = self._training_config(request, f"tune-{request.settings['round']}", first_step=0, steps=steps)
+        metrics = self._tune_heads(network, request, self.organs, on_progress)
+        return self._reply(request, arrays=_heads(network, self.organs), metrics=metrics)
+
+    def _tune_heads(
+        self, network: SegVizNet, request: Packet, organs: tuple[str, ...], on_progress: Progress
+    ) -> dict[str, float]:
+        """Tune the heads of `organs` in place; gives their calibration as metrics."""
+        stage, steps = request.stage, int(request.settings["steps"])
+        config = self._training_config(request, f"{stage}-{request.settings['round']}", first_step=0, steps=steps)
         tune_heads(
             network,
             self.site.training_cases,
             config,
-            organs=self.organs,
+            organs=organs,
             validation_cases=self.site.validation_cases,
-            on_step=lambda i, n: on_progress("tune", i, n),
+            on_step=lambda i, n: on_progress(stage, i, n),
         )
         calibration = calibrate(
             network,
             self.site.validation_cases if request.settings["calibrate"] else [],
-            organs=self.organs,
+            organs=organs,
             patch_size=self.settings.patch_size,
         )
         metrics = {f"temperature/{organ}": t for organ, (t, _) in calibration.items()}
-        metrics |= {f"threshold/{organ}": h for organ, (_, h) in calibration.items()}
-        return self._reply(request, arrays=self._heads(network), metrics=metrics)
+        return metrics | {f"threshold/{organ}": h for organ, (_, h) in calibration.items()}
 
     def _evaluate(self, request: Packet, on_progress: Progress) -> Packet:
         dice = validation_dice(
@@ -199,38 +224,6 @@ class SiteSession:
             if model.contract != self.settings.contract:
                 raise InputError("Expected a meta-model of this study's data contract, found one of another.")
         return self._reply(request)
-
-    def _local_network(self) -> tuple[SegVizNet, torch.optim.Optimizer, int]:
-        """Network and optimiser of phase 1 at the last saved step; at step 0 the common start."""
-        common = self.work / "common.safetensors"
-        if not common.exists():
-            raise InputError("This site has not declared itself in this study yet.", hint="Leave and join again.")
-        network = SegVizNet(self.config, self.organs)
-        optimizer = torch.optim.Adam(set_trainable(network, own=self.organs), 1e-3)
-        saved = {int(path.stem.removeprefix("local-")): path for path in self.work.glob("local-*.safetensors")}
-        if saved:
-            done = max(saved)
-            load_training(saved[done], network, optimizer)
-            return network, optimizer, done
-        load_arrays(network.representation, load_file(common))
-        for organ in self.organs:
-            head = initial_head(self.config, seed=self.settings.seed, organ=organ)
-            network.head(organ).load_state_dict(head.state_dict())
-        return network, optimizer, 0
-
-    def _shared_network(self, request: Packet, number: int) -> tuple[SegVizNet, torch.optim.Optimizer]:
-        """The received network, with the optimiser as it was after the last round before `number` (method.md: kept)."""
-        names = self._all_organs(request)
-        if self._shared and self._shared[0] < number and self._shared[1].organs == names:
-            _, network, optimizer = self._shared
-        else:
-            network = SegVizNet(self.config, names)
-            optimizer = torch.optim.Adam(set_trainable(network, own=self.organs), 1e-3)
-            saved = {int(path.stem.removeprefix("shared-")): path for path in self.work.glob("shared-*.safetensors")}
-            if earlier := [n for n in saved if n < number]:
-                load_training(saved[max(earlier)], network, optimizer, adam_only=True)
-        self._fill(network, request)
-        return network, optimizer
 
     def _assembled(self, request: Packet) -> SegVizNet:
         network = SegVizNet(self.config, self._all_organs(request))
@@ -260,9 +253,6 @@ class SiteSession:
             "update": {key: after[key] - received[key] for key in after if key not in own},
             "norm": {key: after[key] for key in own},
         }
-
-    def _heads(self, network: SegVizNet) -> dict[str, Arrays]:
-        return {f"head/{organ}": to_arrays(network.head(organ)) for organ in self.organs}
 
     def _counts(self) -> dict[str, float]:
         cases = self.site.training_cases
@@ -296,13 +286,12 @@ class SiteSession:
         same: dict[str, Setting] = {name: request.settings[name] for name in ("stage", "round", "mode")}
         return Packet(same | (settings or {}), arrays or {}, metrics or {})
 
-    def _local_file(self, step: int) -> Path:
-        return self.work / f"local-{step:08d}.safetensors"
 
-    def _shared_file(self, number: int) -> Path:
-        return self.work / f"shared-{number:06d}.safetensors"
+def _heads(network: SegVizNet, organs: tuple[str, ...]) -> dict[str, Arrays]:
+    return {f"head/{organ}": to_arrays(network.head(organ)) for organ in organs}
 
-    def _forget_shared_before(self, number: int) -> None:
-        for path in self.work.glob("shared-*.safetensors"):
-            if int(path.stem.removeprefix("shared-")) < number:
-                path.unlink()
+
+def _digest(request: Packet) -> str:
+    """What the answer to `request` depends on: everything but the news."""
+    settings = {name: value for name, value in request.settings.items() if name not in NEWS}
+    return hashlib.sha256(replace(request, settings=settings).to_bytes()).hexdigest()

@@ -15,6 +15,7 @@ PUBLISHED_NETWORK: Mapping[str, Any] = {
 }
 """MONAI UNet of the publication, as NetworkConfig.to_dict() gives it (this module must not load torch)."""
 
+TRANSPORTS = ("fp32", "fp16")
 MODES = ("segviz+", "segviz-fedavg", "segviz-fedbn")
 
 
@@ -26,7 +27,12 @@ class StudySettings:
     spend only the latter. `head_steps` re-fit the heads to the common representation before phase 2 (method.md 9c),
     `tune_steps` afterwards (phase 3). `proximal` is mu; None means 0 up to 50 steps per round and 1e-3 above.
     `bn_stats` "local" leaves the running statistics of norm layers at their sites, as published; the meta-model holds
-    their average either way.
+    their average either way. `transport` "fp16" halves the bytes of a round (transport.py).
+
+    `new_head_steps` at `new_head_learning_rate` train the head of an organ that comes late, alone on the frozen
+    representation; a study that had finished then goes on for `newcomer_rounds` shared rounds (0: the head is all).
+    A site that takes more than `pace` times as long as the median site of a round makes fewer steps in the next one
+    (0: only a site that misses `round_timeout` does).
     """
 
     name: str
@@ -49,6 +55,11 @@ class StudySettings:
     proximal: float | None = None
     bn_stats: str = "average"
     server_momentum: float = 0.0
+    transport: str = "fp32"
+    new_head_steps: int = 1000
+    new_head_learning_rate: float = 1e-3
+    newcomer_rounds: int = 0
+    pace: float = 0.0
     min_sites: int = 2
     wait_seconds: float = 120.0
     round_timeout: float = 3600.0
@@ -60,6 +71,12 @@ class StudySettings:
             raise InputError("Expected at least one round and one chunk, and no negative number of steps.")
         if self.bn_stats not in ("average", "local"):
             raise InputError(f"bn_stats: expected average or local, found {self.bn_stats!r}.")
+        if self.transport not in TRANSPORTS:
+            raise InputError(f"transport: expected one of {', '.join(TRANSPORTS)}, found {self.transport!r}.")
+        if self.new_head_steps < 1 or self.newcomer_rounds < 0:
+            raise InputError("Expected at least one step for a new head, and no negative number of newcomer rounds.")
+        if self.pace and self.pace < 1:
+            raise InputError(f"pace: expected 0 or at least 1, found {self.pace}.")
         if self.min_sites < 1:
             raise InputError(f"min_sites: expected 1 or more, found {self.min_sites}.")
         if set(self.network) != set(PUBLISHED_NETWORK):
@@ -80,6 +97,12 @@ class StudySettings:
     def fedbn(self) -> bool:
         """Whether norm layers stay at their sites."""
         return self.mode == "segviz-fedbn"
+
+    @property
+    def planned_steps(self) -> int:
+        """Training steps of one site, from join to the end."""
+        shared = self.rounds * self.steps_per_round
+        return shared + (self.local_steps + self.head_steps + self.tune_steps if self.mode == "segviz+" else 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -106,12 +129,20 @@ class StudySettings:
             network=self.network,
             patch_size=self.patch_size,
             batch_size=self.batch_size,
+            steps_per_round=self.steps_per_round,
+            planned_steps=self.planned_steps,
+            most_steps=max(
+                self.local_steps, self.steps_per_round, self.head_steps, self.tune_steps, self.new_head_steps
+            ),
         )
 
 
 @dataclass(frozen=True)
 class SiteSettings:
-    """The part of a study that a site fixes at join, from its kit; no message may change it."""
+    """The part of a study that a site fixes at join, from its kit; no message may change it.
+
+    `planned_steps` are all training steps of this site, `most_steps` those that one request may ask for.
+    """
 
     study: str
     site: str
@@ -120,6 +151,9 @@ class SiteSettings:
     network: Mapping[str, Any]
     patch_size: tuple[int, int, int]
     batch_size: int
+    steps_per_round: int
+    planned_steps: int
+    most_steps: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

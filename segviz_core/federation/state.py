@@ -1,7 +1,7 @@
 """What a study has reached: everything that must survive a kill of the server, in one checkpoint file."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,20 @@ from segviz_core.federation.packets import Arrays
 
 @dataclass(frozen=True)
 class Member:
-    """A site that has declared itself: its pseudonym, organs, and training cases per organ."""
+    """A site that has declared itself: its pseudonym, organs, and training cases per organ; and how far it has come.
+
+    It `joined` in that round; `local_steps` of phase 1 are done; `labelled` are the organs of which it holds soft maps;
+    it makes `share` of a round's steps. One that has `left` is neither asked nor waited for; its heads stay.
+    """
 
     site: str
     organs: tuple[str, ...]
     cases: dict[str, int]
+    joined: int = 1
+    local_steps: int = 0
+    labelled: tuple[str, ...] = ()
+    share: float = 1.0
+    left: bool = False
 
     @property
     def size(self) -> int:
@@ -31,12 +40,14 @@ class Member:
 class StudyState:
     """`finished` rounds, members by node id, and the weights that the next round starts from.
 
-    `gates` and `calibration` hold, per organ, the teacher gate g_k and (temperature, threshold); `norms` the norm
-    layers of each site in FEDBN mode; `momentum` the server's momentum, empty unless used.
+    `amendments` of the plan are (round after which, what), see schedule.py. `gates` and `calibration` hold, per organ,
+    the teacher gate g_k and (temperature, threshold); `norms` the norm layers of each site in FEDBN mode; `momentum`
+    the server's momentum, empty unless used.
     """
 
     representation: Arrays
     finished: int = 0
+    amendments: list[tuple[int, str]] = field(default_factory=list)
     members: dict[str, Member] = field(default_factory=dict)
     heads: dict[str, Arrays] = field(default_factory=dict)
     norms: dict[str, Arrays] = field(default_factory=dict)
@@ -44,6 +55,23 @@ class StudyState:
     gates: dict[str, float] = field(default_factory=dict)
     calibration: dict[str, tuple[float, float]] = field(default_factory=dict)
     dice: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def active(self) -> dict[str, Member]:
+        """The members that have not left, by node id."""
+        return {node: member for node, member in self.members.items() if not member.left}
+
+    def without_head(self, member: Member) -> list[str]:
+        """Organs of `member` that came too late for the common start: other organs have heads, these do not."""
+        if not self.heads or member.joined == 1:
+            return []
+        return [organ for organ in member.organs if organ not in self.heads]
+
+    def update(self, site: str, **values: Any) -> None:
+        """Change what is known of a member."""
+        self.members = {
+            node: replace(member, **values) if member.site == site else member for node, member in self.members.items()
+        }
 
     def save(self, path: Path) -> None:
         """Write the checkpoint in one step: after a kill it is the old one or the new one, never half of it."""
@@ -53,6 +81,7 @@ class StudyState:
         tensors = {f"{group}|{key}": array for group, arrays in groups.items() for key, array in arrays.items()}
         plain = {
             "finished": self.finished,
+            "amendments": self.amendments,
             "members": {node: asdict(member) for node, member in self.members.items()},
             "gates": self.gates,
             "calibration": self.calibration,
@@ -83,6 +112,7 @@ class StudyState:
         return cls(
             representation=groups["representation"],
             finished=plain["finished"],
+            amendments=[(after, what) for after, what in plain["amendments"]],
             members={node: _member(values) for node, values in plain["members"].items()},
             heads=_under(groups, "head/"),
             norms=_under(groups, "norm/"),
@@ -94,7 +124,7 @@ class StudyState:
 
 
 def _member(values: dict[str, Any]) -> Member:
-    return Member(values["site"], tuple(values["organs"]), values["cases"])
+    return Member(**{**values, "organs": tuple(values["organs"]), "labelled": tuple(values["labelled"])})
 
 
 def _under(groups: dict[str, Arrays], prefix: str) -> dict[str, Arrays]:

@@ -14,7 +14,7 @@ from torch import nn
 from segviz_core.atomic import replacing
 from segviz_core.federation.packets import Arrays
 from segviz_core.federation.settings import StudySettings
-from segviz_core.federation.study import write_study
+from segviz_core.federation.study_folder import write_study
 from segviz_core.federation.synchronization import Spec, Template
 from segviz_core.network import Head, NetworkConfig, SegVizNet, norm_keys
 
@@ -23,12 +23,12 @@ def create_study(folder: Path, settings: StudySettings) -> None:
     """Write the study's settings, key template and common initial representation (needs torch; the server does not)."""
     torch.manual_seed(settings.seed)
     network = SegVizNet(NetworkConfig.from_dict(settings.network), ["organ"])
-    template = Template(
-        representation=_spec(network.representation),
-        norm=norm_keys(network.representation),
-        head=_spec(network.head("organ")),
-    )
-    write_study(folder, settings, template, to_arrays(network.representation))
+    write_study(folder, settings, _template(network), to_arrays(network.representation))
+
+
+def template_of(config: NetworkConfig) -> Template:
+    """Keys, shapes and dtypes of a study's arrays, as a site's own network has them."""
+    return _template(SegVizNet(config, ["organ"]))
 
 
 def initial_head(config: NetworkConfig, *, seed: int, organ: str) -> Head:
@@ -68,6 +68,14 @@ def load_training(path: Path, network: SegVizNet, optimizer: torch.optim.Optimiz
         if key.startswith("adam|"):
             _, name, entry = key.split("|")
             optimizer.state[parameters[name]][entry] = value
+
+
+def _template(network: SegVizNet) -> Template:
+    return Template(
+        representation=_spec(network.representation),
+        norm=norm_keys(network.representation),
+        head=_spec(network.head("organ")),
+    )
 
 
 def _spec(module: nn.Module) -> Spec:
