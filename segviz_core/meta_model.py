@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ from segviz_core.atomic import replacing
 from segviz_core.contract import DataContract
 from segviz_core.errors import InputError
 from segviz_core.labels import FIRST_FREE_VALUE, ORGANS, SPLIT_KIDNEYS, Organ
-from segviz_core.model_header import FORMAT, METADATA_KEY, read_header
+from segviz_core.model_header import FORMAT, METADATA_KEY, QUANTIZED_FORMAT, read_header
+
+INT8_DICE = 0.99
+"""A model runs in int8 by itself where every organ reaches this Dice between its int8 and its fp32 labels."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,53 @@ class OrganEntry:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """What int8 needs and what it costs, as `segviz_core export` measured it (performance.md section 3).
+
+    `ranges` holds the lowest and the highest value of each of the network's `activations`; `dice` per organ that of the
+    int8 labels to the fp32 labels over `cases` CTs, 0 where neither shows the organ.
+    """
+
+    ranges: Mapping[str, tuple[float, float]]
+    dice: Mapping[str, float]
+    cases: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ranges", {name: tuple(ends) for name, ends in self.ranges.items()})
+        for name, ends in self.ranges.items():
+            if len(ends) != 2 or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
+                raise InputError(f"int8 range {name}: expected two finite rising numbers, found {ends}.")
+        for organ, dice in self.dice.items():
+            if not 0 <= dice <= 1:
+                raise InputError(f"int8 Dice of {organ}: expected a number from 0 to 1, found {dice}.")
+
+    @property
+    def accepted(self) -> bool:
+        """Whether int8 may be used without asking for it."""
+        return all(dice >= INT8_DICE for dice in self.dice.values())
+
+
+def activations(keys: Iterable[str]) -> frozenset[str]:
+    """Names of the tensors that int8 rounds, from the keys of a model's weights: the input, what each unit, shortcut
+    and residual unit of the representation gives, and what lies between the two convolutions of the heads.
+    """
+    endings = (".adn.A.weight", ".residual.weight", ".conv.unit0.conv.weight")
+    named = {"input", "heads"}
+    for key in keys:
+        for ending in endings:
+            if key.startswith("representation.") and key.endswith(ending):
+                named.add(key.removesuffix(ending) + (".residual" if ending == ".residual.weight" else ""))
+    return frozenset(named)
+
+
+@dataclass(frozen=True)
 class MetaModel:
     """One representation, one head per organ and the data contract they were trained under.
 
     `network` holds the settings of `network.NetworkConfig`; `weights` the keys of `SegVizNet.state_dict()`;
     `patch_size` (X, Y, Z) in voxels of the contract's grid. `provenance` tells how the model was made: site pseudonyms,
-    label sets, case counts, rounds, steps, mode, Dice per organ, versions - no paths, no patient data.
+    label sets, case counts, rounds, steps, mode, Dice per organ, versions - no paths, no patient data. `quantization`
+    is there where `segviz_core export` measured it.
 
     >>> model = MetaModel.load(Path("meta_model.safetensors"))  # doctest: +SKIP
     >>> [organ.title for organ in model.organs]  # doctest: +SKIP
@@ -80,6 +124,7 @@ class MetaModel:
     organs: tuple[OrganEntry, ...]
     weights: Mapping[str, NDArray[Any]]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Quantization | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patch_size", tuple(self.patch_size))
@@ -101,6 +146,9 @@ class MetaModel:
                 f"The weights {broken[0]} hold values that are not finite.",
                 hint="The training diverged; use another file.",
             )
+        if self.quantization is not None:
+            _check_names("int8 ranges", activations(self.weights), self.quantization.ranges)
+            _check_names("int8 Dice", {organ.name for organ in self.organs}, self.quantization.dice)
 
     @property
     def hash(self) -> str:
@@ -134,6 +182,7 @@ class MetaModel:
                 tuple(OrganEntry(**organ) for organ in header["organs"]),
                 weights,
                 header["provenance"],
+                Quantization(**header["quantization"]) if "quantization" in header else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} has a header that this SegViz cannot use ({error}).") from error
@@ -142,7 +191,7 @@ class MetaModel:
 
     def to_bytes(self) -> bytes:
         """The content of the file that `save` writes."""
-        header = {
+        header: dict[str, Any] = {
             "format": FORMAT,
             "contract": self.contract.to_dict(),
             "contract_hash": self.contract.hash,
@@ -152,12 +201,23 @@ class MetaModel:
             "tensors": _template(self.weights),
             "provenance": dict(self.provenance),
         }
+        if self.quantization is not None:
+            header |= {"format": QUANTIZED_FORMAT, "quantization": asdict(self.quantization)}
         text = json.dumps(header, sort_keys=True, allow_nan=False)
         return save({key: np.asarray(value, order="C") for key, value in self.weights.items()}, {METADATA_KEY: text})
 
 
 def _template(weights: Mapping[str, NDArray[Any]]) -> dict[str, list[Any]]:
     return {key: [value.dtype.name, list(value.shape)] for key, value in weights.items()}
+
+
+def _check_names(what: str, expected: Collection[str], found: Collection[str]) -> None:
+    wrong = sorted(set(expected) ^ set(found))
+    if wrong:
+        raise InputError(
+            f"{what}: expected one each for {len(expected)} names, found {len(found)}; {wrong[0]} is "
+            f"{'missing' if wrong[0] in expected else 'unknown'}."
+        )
 
 
 def _check_tensors(path: Path, expected: Mapping[str, list[Any]], weights: Mapping[str, NDArray[Any]]) -> None:

@@ -16,10 +16,15 @@ from segviz_core.errors import InputError
 FORMAT = "segviz-meta-model/1"
 """Format version; a change that older readers cannot follow raises the number."""
 
+QUANTIZED_FORMAT = "segviz-meta-model/2"
+"""The same with the field `quantization`; only models that have it are written so, and older readers say why not."""
+
 METADATA_KEY = "segviz"
 """One entry holds all: safetensors does not keep the order of several, and the same model must give the same bytes."""
 
 FIELDS = frozenset({"format", "contract", "contract_hash", "network", "patch_size", "organs", "tensors", "provenance"})
+
+_FIELDS_OF = {FORMAT: FIELDS, QUANTIZED_FORMAT: FIELDS | {"quantization"}}
 
 _LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 
@@ -27,7 +32,8 @@ _LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 def read_header(path: Path) -> dict[str, Any]:
     """The header of the meta-model at `path`, checked for everything that needs no tensors.
 
-    Keys: format, contract, contract_hash, network, patch_size, organs, tensors (key -> [dtype, shape]), provenance.
+    Keys: format, contract, contract_hash, network, patch_size, organs, tensors (key -> [dtype, shape]), provenance, and
+    quantization where it was measured.
 
     Raises:
         InputError: no such file, not a meta-model, another format version, truncated, or a contract that does not
@@ -39,13 +45,14 @@ def read_header(path: Path) -> dict[str, Any]:
         version = header["format"]
     except (KeyError, TypeError, ValueError):
         raise _not_a_model(path, "it has no SegViz header") from None
-    if version != FORMAT:
+    fields = _FIELDS_OF.get(version) if isinstance(version, str) else None
+    if fields is None:
         raise InputError(
-            f"{path} has format {version}, but this SegViz reads {FORMAT}.",
+            f"{path} has format {version}, but this SegViz reads {FORMAT} and {QUANTIZED_FORMAT}.",
             hint="Update SegViz, or ask for the model in this format.",
         )
-    if set(header) != FIELDS:
-        raise _not_a_model(path, f"its header has {sorted(header)} instead of {sorted(FIELDS)}")
+    if set(header) != fields:
+        raise _not_a_model(path, f"its header has {sorted(header)} instead of {sorted(fields)}")
     found = DataContract.from_dict(header["contract"]).hash
     if found != header["contract_hash"]:
         raise InputError(

@@ -139,8 +139,10 @@ def test_weights_of_another_program_are_not_a_model(saved):
 
 
 def test_another_format_version_is_refused_with_what_to_do(saved):
-    edited(saved, format="segviz-meta-model/2")
-    with pytest.raises(InputError, match=r"format segviz-meta-model/2, but this SegViz reads .*/1\. Update SegViz"):
+    edited(saved, format="segviz-meta-model/3")
+    with pytest.raises(
+        InputError, match=r"format segviz-meta-model/3, but this SegViz reads .*/1 and .*/2\. Update SegViz"
+    ):
         MetaModel.load(saved)
 
 
