@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up .venv by themselves. PYTHON=..., TORCH_INDEX=... and CUDA=1 steer that (README.md).
-.PHONY: setup demo test test-312 test-slicer screenshots lint clean
+.PHONY: setup demo test test-312 test-slicer screenshots experiments table lint clean
 
 # Any Python that runs may start the set-up; the set-up then finds the right one.
 RUNNING := $(shell for p in $(PYTHON) python3 python3.11 python3.12 python; do \
@@ -39,6 +39,16 @@ test-slicer:
 screenshots:
 	@$(SETUP) test
 	.venv/bin/python Testing/slicer/screenshots.py
+
+# Rows of the table: make experiments PROFILE=small (goes on where it was stopped), then make table PROFILE=small.
+PROFILE ?= small
+experiments:
+	@$(SETUP) demo
+	OMP_NUM_THREADS=1 .venv/bin/python -m segviz_core experiment --all $(PROFILE)
+
+table:
+	@$(SETUP) demo
+	.venv/bin/python -m segviz_core table $(PROFILE)
 
 lint:
 	@$(SETUP) test

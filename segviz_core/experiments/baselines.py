@@ -73,9 +73,12 @@ def train_central(
     steps_per_round: int = 12,
     checkpoint: Checkpoint | None = None,
     on_round: OnRound | None = None,
+    label_of: str = "each case",
 ) -> None:
     """Train on pooled cases: every site's `config.steps` steps, each on a batch of one site drawn by its cases.
 
+    With `label_of` "first case" a batch mixes sites and only the organ of its first case is read from its labels: the
+    mistake of the released central code (method.md section 5.6).
     `on_round(steps per site)` is called after every `steps_per_round` steps per site; what it gives goes into the
     curve of `checkpoint`, from which an interrupted training goes on.
     """
@@ -84,11 +87,13 @@ def train_central(
     checkpoint = checkpoint or Checkpoint()
     checkpoint.restore(network, [optimizer])
     counts = np.array([len(cases) for cases in sites.values()])
+    mixed = label_of == "first case"
     drawn = step_generator(*config.seed_words, "sites").choice(len(sites), total, p=counts / counts.sum())
     for start in range(checkpoint.done, total, stride):
         stop = min(start + stride, total)
         losses = [
-            _step(network, optimizer, sites, int(drawn[step]), step, total, config, loss) for step in range(start, stop)
+            _step(network, optimizer, sites, int(drawn[step]), step, total, config, loss, mixed=mixed)
+            for step in range(start, stop)
         ]
         checkpoint.done = stop
         _close_round(checkpoint, stop // len(sites), {"loss": float(np.mean(losses))}, on_round)
@@ -169,20 +174,24 @@ def _step(
     loss: Loss,
     teacher: nn.Module | None = None,
     distil: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None,
+    *,
+    mixed: bool = False,
 ) -> float:
-    organ = list(sites)[k]
     network.train()
     for group in optimizer.param_groups:
         group["lr"] = cosine(step, total, config.learning_rate)
+    organs = list(sites) if mixed else [list(sites)[k]]
     batch = draw_batch(
-        sites[organ],
-        organs=(organ,),
+        [case for organ in organs for case in sites[organ]],
+        organs=organs,
         patch_size=config.patch_size,
         batch_size=config.batch_size,
-        rng=step_generator(*config.seed_words, organ, step),
+        rng=step_generator(*config.seed_words, "mixed" if mixed else organs[0], step),
     )
+    channel = int(batch.annotated[0].int().argmax())
+    k = channel if mixed else k
     device = next(network.parameters()).device
-    images, mask = batch.images.to(device), batch.masks[:, 0].to(device)
+    images, mask = batch.images.to(device), batch.masks[:, channel].to(device)
     logits = network(images).float()
     value = loss(logits, mask, k + 1)
     if distil and teacher:

@@ -14,16 +14,18 @@ from torch import nn
 
 from segviz_core.atomic import replacing
 
+EVERY_S = 60.0
+"""So often a training is saved, at the end of a round."""
+
 
 @dataclass
 class Checkpoint:
-    """`done` steps and the rows of the learning `curve` so far; saved when the last time is `every_s` seconds ago.
+    """`done` steps and the rows of the learning `curve` so far; saved when the last time is EVERY_S seconds ago.
 
     Without a `path` nothing is saved.
     """
 
     path: Path | None = None
-    every_s: float = 60.0
     done: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     _saved: float = field(default_factory=time.monotonic, repr=False)
@@ -47,7 +49,7 @@ class Checkpoint:
 
     def save(self, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], *, now: bool = False) -> None:
         """Save if it is time (or `now`)."""
-        if self.path is None or (not now and time.monotonic() - self._saved < self.every_s):
+        if self.path is None or (not now and time.monotonic() - self._saved < EVERY_S):
             return
         tensors = {f"network|{key}": value.contiguous() for key, value in network.state_dict().items()}
         for i, optimizer in enumerate(optimizers):

@@ -26,6 +26,7 @@ def add_commands(subparsers: Any) -> None:
     table = subparsers.add_parser("table", help="build the table of a profile from the results of its runs")
     table.add_argument("profile", metavar="PROFILE", help="smoke, small, btcv18, medium or full")
     table.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER")
+    table.add_argument("--pictures", action="store_true", help="also best, median and worst case of segviz+ per organ")
     table.add_argument("--folder", type=Path, metavar="FOLDER", help="where the runs' label maps are")
     table.set_defaults(run=_table)
 
@@ -60,5 +61,32 @@ def _experiment(options: argparse.Namespace, console: "Console") -> None:
 def _table(options: argparse.Namespace, console: "Console") -> None:
     from segviz_core.experiments.table import write_table
 
-    folder = write_table(options.results / options.profile, labels=options.folder)
+    folder = write_table(options.results / options.profile)
+    if options.pictures:
+        _write_pictures(options, console)
     console.result({"folder": str(folder)}, f"The table is in {folder}: table.html, table.md, table.csv, table.json.")
+
+
+def _write_pictures(options: argparse.Namespace, console: "Console") -> None:
+    """Of phantoms beside the table; of real CT into build/, which stays out of git."""
+    from segviz_core.experiments.datasets import load_tests
+    from segviz_core.experiments.experiment import RUNS
+    from segviz_core.experiments.gallery import write_gallery
+    from segviz_core.experiments.plan import plans_of, read_plan
+    from segviz_core.experiments.results import read_results
+
+    runs = {run.name: run for file in plans_of(options.profile) for run in read_plan(file)}
+    found = [r for r in read_results(options.results / options.profile) if r["row"] == "segviz+" and not r["variant"]]
+    if not found:
+        raise InputError("Expected a result of segviz+ to show, found none.", hint="Run the experiments first.")
+    result = max(found, key=lambda r: r["nodes"])
+    run, folder = runs[result["name"]], (options.folder or RUNS) / options.profile
+    phantoms = run.data["kind"] == "phantoms"
+    target = (options.results if phantoms else Path("build")) / options.profile / "pictures"
+    write_gallery(
+        target,
+        result,
+        "assembled",
+        labels=folder / run.name / "labels_assembled.npz",
+        tests=load_tests(run, folder / "data", on_progress=console.progress),
+    )

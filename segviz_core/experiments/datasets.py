@@ -76,11 +76,7 @@ def load_data(run: Run, folder: Path, *, on_progress: Progress) -> Data:
     Raises:
         InputError: a folder or a case that cannot be used.
     """
-    kinds = {"phantoms": _phantoms, "btcv18": _btcv18, "public": _public}
-    if run.data["kind"] not in kinds:
-        raise InputError(f"data kind: expected one of {', '.join(kinds)}, found {run.data['kind']!r}.")
-    sources = kinds[run.data["kind"]](run, folder, on_progress)
-    test = sources.pop(TEST_SITE)
+    sources = _sources(run, folder, on_progress)
     sites = {
         organ: open_site(
             sources[organ].folder,
@@ -91,12 +87,25 @@ def load_data(run: Run, folder: Path, *, on_progress: Progress) -> Data:
         )
         for organ in run.organs
     }
+    return Data(sites, load_tests(run, folder, on_progress=on_progress))
+
+
+def load_tests(run: Run, folder: Path, *, on_progress: Progress) -> list[Test]:
+    """Only the test cases of `run`, in the order of their names."""
+    test = _sources(run, folder, on_progress)[TEST_SITE]
     found = [files for files in find_cases(test.folder).cases if test.only is None or files.name in test.only]
     tests = []
     for done, files in enumerate(found, start=1):
         tests.append(_test(files, test.label_set, run.setup.contract))
         on_progress("test cases", done, len(found))
-    return Data(sites, tests)
+    return tests
+
+
+def _sources(run: Run, folder: Path, on_progress: Progress) -> dict[str, _Source]:
+    kinds = {"phantoms": _phantoms, "btcv18": _btcv18, "public": _public}
+    if run.data["kind"] not in kinds:
+        raise InputError(f"data kind: expected one of {', '.join(kinds)}, found {run.data['kind']!r}.")
+    return kinds[run.data["kind"]](run, folder, on_progress)
 
 
 def _test(files: CaseFiles, label_set: LabelSet, contract: DataContract) -> Test:

@@ -104,7 +104,7 @@ def _score(run: Run, trained: Trained, data: Data, work: Path, on_progress: Prog
             on_progress(f"{run.name}: score {evaluation}", done, len(data.tests))
         scores[evaluation] = rows
         with replacing(work / f"labels_{evaluation}.npz") as temporary:
-            np.savez_compressed(temporary, **labels)
+            np.savez_compressed(temporary, **labels)  # type: ignore[arg-type]
     return scores
 
 

@@ -73,7 +73,7 @@ class Setup:
 class Run:
     """One row at one repeat, with the organs that have a site (`single` is a network of 1 node at each of them).
 
-    `variant` names a run of the ablation ladder, `study` what it changes in the study's settings.
+    `variant` names a run of the ablation ladder, `options` what it changes (settings of the study).
     """
 
     profile: str
@@ -84,7 +84,7 @@ class Run:
     setup: Setup
     data: Mapping[str, Any]
     variant: str = ""
-    study: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -129,7 +129,7 @@ def _runs(values: Mapping[str, Any]) -> list[Run]:
     base = {**(_of_phantoms(profile) if data["kind"] == "phantoms" else {}), **values["setup"]}
     runs = []
     for entry in values["run"]:
-        if unknown := set(entry) - {"row", "nodes", "repeats", "variant", "setup", "study"}:
+        if unknown := set(entry) - {"row", "nodes", "repeats", "variant", "setup", "options"}:
             raise ValueError(f"unknown name {sorted(unknown)[0]} in a run")
         if entry["row"] not in ROWS:
             raise ValueError(f"row {entry['row']!r} is none of {', '.join(ROWS)}")
@@ -142,7 +142,7 @@ def _runs(values: Mapping[str, Any]) -> list[Run]:
             _setup({**base, **entry.get("setup", {})}),
             data,
             entry.get("variant", ""),
-            entry.get("study", {}),
+            entry.get("options", {}),
         )
         runs += [replace(run, repeat=repeat) for repeat in entry.get("repeats", values["repeats"])]
     order = {repeat: i for i, repeat in enumerate(values["repeats"])}

@@ -87,20 +87,15 @@ def train_softmax(run: Run, sites: Mapping[str, Site], work: Path, report: Repor
         report(steps, setup.steps_per_site)
         return watch(steps, predictor)
 
-    shared = {"loss": loss, "steps_per_round": setup.steps_per_round, "checkpoint": checkpoint, "on_round": on_round}
-    one_step = training(run, steps=1)
-    if where == "central":
-        one = partial(baselines.train_central, loss=loss)
-        flops = flops_of(lambda: one(copy.deepcopy(network), cases, one_step))
-        with precision_of(run):
-            baselines.train_central(network, cases, config, **shared)
-        return Trained({"assembled": predictor}, checkpoint.curve, flops=flops * setup.steps_per_site)
-    distil = _distil if run.row == "condist" else None
-    one = partial(baselines.train_fedavg, loss=loss, distil=distil, steps_per_round=1)
-    flops = flops_of(lambda: one(copy.deepcopy(network), cases, one_step))
+    share = partial(
+        baselines.train_central if where == "central" else partial(baselines.train_fedavg, distil=_distil_of(run)),
+        loss=loss,
+        **run.options,
+    )
+    flops = flops_of(lambda: share(copy.deepcopy(network), cases, training(run, steps=1), steps_per_round=1))
     with precision_of(run):
-        baselines.train_fedavg(network, cases, config, distil=distil, **shared)
-    rounds = -(-setup.steps_per_site // setup.steps_per_round)
+        share(network, cases, config, steps_per_round=setup.steps_per_round, checkpoint=checkpoint, on_round=on_round)
+    rounds = 0 if where == "central" else -(-setup.steps_per_site // setup.steps_per_round)
     size = sum(value.nbytes for value in network.state_dict().values())
     return Trained({"assembled": predictor}, checkpoint.curve, 2 * rounds * size, flops * setup.steps_per_site)
 
@@ -140,6 +135,10 @@ def precision_of(run: Run) -> AbstractContextManager[Any]:
     if run.setup.precision == "fp32":
         return nullcontext()
     return torch.autocast(device_of(run).type, torch.bfloat16, cache_enabled=False)
+
+
+def _distil_of(run: Run) -> baselines.Distil | None:
+    return _distil if run.row == "condist" else None
 
 
 def _distil(logits: Tensor, teacher: Tensor, mask: Tensor, own: int, *, number: int, rounds: int) -> Tensor:

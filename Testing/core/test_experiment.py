@@ -1,0 +1,151 @@
+"""Every row of the table on the smoke phantoms: trained, scored, resumed after a kill, and put into a table."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from segviz_core.errors import Cancelled
+from segviz_core.experiments import checkpoint
+from segviz_core.experiments.experiment import run_all, run_one
+from segviz_core.experiments.plan import CONFIGS, ROWS, read_plan
+from segviz_core.experiments.results import read_results, rows_of
+from segviz_core.experiments.table import write_table
+
+
+def nothing(stage: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(folder of results, folder of runs, the lines that were said) after all rows of the smoke profile."""
+    results, runs = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("runs")
+    lines: list[str] = []
+    run_all(read_plan(CONFIGS / "smoke.toml"), results, folder=runs, on_progress=nothing, on_result=lines.append)
+    return results, runs, lines
+
+
+@pytest.fixture(scope="module")
+def table(finished):
+    folder = write_table(finished[0] / "smoke")
+    return json.loads((folder / "table.json").read_text())
+
+
+def test_every_row_has_a_result_with_its_settings_costs_and_scores(finished) -> None:
+    results = read_results(finished[0] / "smoke")
+    assert {result["row"] for result in results} == set(ROWS)
+    for result in results:
+        assert result["setup"]["steps_per_site"] == 4
+        assert result["flops"] > 0
+        assert (result["bytes_per_site"] > 0) == (not result["row"].startswith(("single", "central")))
+        assert {"training", "training_cpu", "evaluation"} <= set(result["seconds"])
+        assert {"torch", "monai", "commit"} <= set(result["versions"])
+        assert any("dice/mean" in row for row in result["curve"])
+        assert all(np.isfinite(v) for row in result["curve"] for k, v in row.items() if k.startswith("loss/"))
+        for evaluation in result["scores"]:
+            assert [row["organ"] for row in rows_of(result, evaluation)] == ["liver", "spleen"]
+
+
+def test_selective_rows_have_three_evaluations_the_others_one(finished) -> None:
+    for result in read_results(finished[0] / "smoke"):
+        expected = {"assembled"}
+        if result["row"].startswith("segviz"):
+            expected = {"personal", "assembled", "assembled+recal"}
+        if result["row"] == "segviz+":
+            expected |= {"experts"}
+        assert set(result["scores"]) == ({"personal"} if result["row"] == "single" else expected)
+
+
+def test_rows_train_in_equal_steps_and_move_the_bytes_they_should(finished) -> None:
+    by_row = {result["row"]: result for result in read_results(finished[0] / "smoke")}
+    assert {result["curve"][-1]["step"] for result in by_row.values()} == {4}
+    weights = by_row["fedavg-naive"]["bytes_per_site"] / 4  # two rounds, both ways
+    assert by_row["condist"]["bytes_per_site"] == by_row["fedavg-naive"]["bytes_per_site"]
+    assert weights < by_row["segviz-fedavg"]["bytes_per_site"] < 12 * weights
+    assert by_row["condist"]["flops"] > by_row["fedavg-marginal"]["flops"]
+
+
+def test_finished_runs_are_left_alone(finished) -> None:
+    results, runs, _ = finished
+    plan = read_plan(CONFIGS / "smoke.toml")
+    assert run_all(plan, results, folder=runs, on_progress=nothing, on_result=pytest.fail) == []
+
+
+@pytest.mark.parametrize("row", ["single", "central-marginal", "condist", "segviz-fedbn", "segviz+"])
+def test_run_that_is_killed_goes_on_and_gives_the_same_result_bit_by_bit(finished, tmp_path, monkeypatch, row) -> None:
+    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
+    results, runs, _ = finished
+    run = next(run for run in read_plan(CONFIGS / "smoke.toml") if run.row == row)
+    seen = []
+
+    def cancel_once(stage: str, done: int, total: int) -> None:
+        if run.name in stage and 0 < done < total:
+            seen.append(done)
+            if len(seen) == 1:
+                raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run_one(run, tmp_path, runs / "smoke" / "data", on_progress=cancel_once)
+    result = run_one(run, tmp_path, runs / "smoke" / "data", on_progress=cancel_once)
+    expected = json.loads((results / "smoke" / "runs" / f"{run.name}.json").read_text())
+    again = json.loads(json.dumps(result))
+    assert again["scores"] == expected["scores"]
+    assert [row["step"] for row in again["curve"]] == [row["step"] for row in expected["curve"]]
+    for evaluation in expected["scores"]:
+        name = f"labels_{evaluation}.npz"
+        with np.load(tmp_path / name) as one, np.load(runs / "smoke" / run.name / name) as other:
+            assert all(np.array_equal(one[case], other[case]) for case in other)
+
+
+def test_label_mask_of_the_first_case_loses_the_others_labels(finished, tmp_path) -> None:
+    run = next(run for run in read_plan(CONFIGS / "smoke.toml") if run.row == "central-naive")
+    wrong = replace(run, variant="bug", options={"label_of": "first case"})
+    result = run_one(wrong, tmp_path, finished[1] / "smoke" / "data", on_progress=nothing)
+    right = json.loads((finished[0] / "smoke" / "runs" / f"{run.name}.json").read_text())
+    assert result["curve"][-1]["loss"] != right["curve"][-1]["loss"]
+
+
+def test_table_has_one_entry_per_row_nodes_and_evaluation_in_the_agreed_form(table) -> None:
+    assert len({(e["mode"], e["nodes"], e["evaluation"]) for e in table}) == len(table) == 15
+    for entry in table:
+        assert list(entry) == [
+            "row", "nodes", "mode", "evaluation", "seeds", "steps_per_site", "cases", "dice", "sd", "bytes_per_site",
+        ]  # fmt: skip
+        assert entry["mode"] in ROWS
+        assert entry["nodes"] == (1 if entry["mode"] == "single" else 2)
+        assert set(entry["dice"]) == set(entry["sd"]) == {"liver", "spleen", "pancreas", "kidneys", "mean"}
+        assert entry["dice"]["pancreas"] is None
+        assert entry["dice"]["mean"] == pytest.approx((entry["dice"]["liver"] + entry["dice"]["spleen"]) / 2, abs=1e-4)
+        assert (entry["seeds"], entry["steps_per_site"], entry["cases"]) == ([0], 4, 1)
+
+
+def test_published_numbers_stand_in_columns_of_their_own(finished, table) -> None:
+    folder = finished[0] / "smoke"
+    published = json.loads((folder / "published.json").read_text())
+    assert {row["source"] for row in published} == {"SegViz poster", "arXiv 2301.07074"}
+    assert not [entry for entry in table if "poster" in json.dumps(entry)]
+    head, _, *rows = (folder / "table.md").read_text().split("\n\n")[3].splitlines()
+    assert head.endswith("| SegViz poster | arXiv 2301.07074 |")
+    single = next(row for row in rows if row.startswith("| single, personal |"))
+    assert "0.88 ± 0.15 / 0.79 ± 0.17 / 0.46 ± 0.20 / 0.64 ± 0.21" in single.split(" | ")[-2]
+    assert "phantoms: these numbers say nothing about patients" in (folder / "table.html").read_text()
+
+
+def test_experts_are_an_ablation_not_a_row(finished, table) -> None:
+    ablation = json.loads((finished[0] / "smoke" / "ablation.json").read_text())
+    assert [entry["row"] for entry in ablation] == ["segviz+, experts"]
+    assert "experts" not in {entry["evaluation"] for entry in table}
+
+
+def test_comparisons_hold_segviz_plus_against_rows_of_the_same_evaluation(finished, table) -> None:
+    compared = json.loads((finished[0] / "smoke" / "statistics.json").read_text())
+    against = {(one["evaluation"], one["other"]) for one in compared}
+    assert ("assembled", "segviz-fedbn, assembled") in against
+    assert ("assembled+recal", "segviz-fedbn, assembled+recal") in against
+    assert not [pair for pair in against if "segviz" in pair[1] and "personal" in pair[1]]
+    single = next(o for o in compared if o["other"] == "single, personal" and o["organ"] == "mean")
+    means = {(e["mode"], e["evaluation"]): e["dice"]["mean"] for e in table}
+    assert single["mean"] == pytest.approx(means["segviz+", "assembled"] - means["single", "personal"], abs=2e-4)
+    assert all(0 <= one["p"] <= one["p_holm"] <= 1 for one in compared)

@@ -1,0 +1,83 @@
+"""Is segviz+ better than the other rows? Paired per case, over organs and as a mean, with Holm's correction."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from segviz_core.experiments.plan import ORDER
+from segviz_core.experiments.statistics import Difference, compare, holm
+from segviz_core.experiments.summaries import Entry
+
+OURS = "segviz+"
+
+NOT_INFERIOR = 0.02
+"""segviz+ may be this much worse than central marginal and still count as good (method.md section 8)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """segviz+ (in `evaluation`) minus another entry, in Dice of `organ` or their `mean`; `p_holm` within the family."""
+
+    evaluation: str
+    other: str
+    nodes: int
+    organ: str
+    difference: Difference
+    p_holm: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, rounded."""
+        values = {name: value for name, value in asdict(self).items() if name != "difference"}
+        values |= asdict(self.difference)
+        return {name: round(value, 5) if isinstance(value, float) else value for name, value in values.items()}
+
+
+def comparisons(entries: Sequence[Entry]) -> list[Comparison]:
+    """All of them: a family is one evaluation of segviz+ at one number of nodes, against the rows it can be held to.
+
+    Against `single` (1 node) it is compared on the organs that it has. Repeats that only one of the two has are left
+    out.
+    """
+    found = []
+    for ours in entries:
+        if ours.mode != OURS or ours.evaluation == "personal":
+            continue
+        family = []
+        for other in entries:
+            if other.mode != OURS and _comparable(ours, other):
+                for organ in ("mean", *ORDER):
+                    if (difference := _difference(ours, other, organ)) is not None:
+                        family.append((other, organ, difference))
+        adjusted = holm([difference.p for _, _, difference in family])
+        found += [
+            Comparison(ours.evaluation, other.label, ours.nodes, organ, difference, p)
+            for (other, organ, difference), p in zip(family, adjusted, strict=True)
+        ]
+    return found
+
+
+def _comparable(ours: Entry, other: Entry) -> bool:
+    if other.mode == "single":
+        return True
+    if other.nodes != ours.nodes or other.evaluation == "personal":
+        return False
+    return not other.mode.startswith("segviz") or other.evaluation == ours.evaluation
+
+
+def _difference(ours: Entry, other: Entry, organ: str) -> Difference | None:
+    """Over the cases that both have scored; of `mean`, the mean over the organs that both have."""
+    pairs: dict[tuple[int | str, str], list[tuple[float, float]]] = {}
+    for name in ORDER if organ == "mean" else (organ,):
+        a, b = ours.case_dice(name), other.case_dice(name)
+        for key in sorted(set(a) & set(b), key=str):
+            pairs.setdefault(key, []).append((a[key], b[key]))
+    if not pairs:
+        return None
+    means = {key: [sum(v) / len(v) for v in zip(*values, strict=True)] for key, values in pairs.items()}
+    # Seeds are groups of their own; folds share one seed and are one group.
+    groups = sorted({repeat if isinstance(repeat, int) else "" for repeat, _ in means}, key=str)
+    samples = [
+        [value for (repeat, _), value in means.items() if (repeat if isinstance(repeat, int) else "") == group]
+        for group in groups
+    ]
+    return compare([[a for a, _ in group] for group in samples], [[b for _, b in group] for group in samples])

@@ -1,0 +1,118 @@
+"""Result files of the same row at several repeats, put together: one entry per row, nodes and evaluation."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from segviz_core.experiments.plan import ORDER, ROWS
+from segviz_core.experiments.results import rows_of
+
+EVALUATIONS = ("personal", "assembled", "assembled+recal", "experts")
+
+DETAILS = ("nsd", "hd95_mm", "volume_error_ml", "ece", "brier", "false_positive_ml", "claimed_twice_ml")
+"""Further scores, in the order of the table."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table: the results of its repeats and the evaluation that is meant."""
+
+    mode: str
+    nodes: int
+    evaluation: str
+    variant: str
+    results: Sequence[Mapping[str, Any]]
+
+    @property
+    def label(self) -> str:
+        """`segviz+, assembled`."""
+        return ", ".join(part for part in (self.mode, self.variant, self.evaluation) if part)
+
+    @property
+    def repeats(self) -> list[int | str]:
+        """Seeds or folds."""
+        return [result["repeat"] for result in self.results]
+
+    def scores(self) -> Iterator[dict[str, Any]]:
+        """All scores, with the repeat they belong to."""
+        for result in self.results:
+            for row in rows_of(result, self.evaluation):
+                yield {"repeat": result["repeat"], **row}
+
+    def case_dice(self, organ: str | None = None) -> dict[tuple[int | str, str], float]:
+        """Dice by (repeat, case), of one organ or the mean over those that the case shows."""
+        found: dict[tuple[int | str, str], list[float]] = {}
+        for row in self.scores():
+            if row["truth_ml"] > 0 and organ in (None, row["organ"]):
+                found.setdefault((row["repeat"], row["case"]), []).append(row["dice"])
+        return {key: float(np.mean(values)) for key, values in found.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of table.json; organs without a site are null."""
+        by_organ = {organ: list(self.case_dice(organ).values()) for organ in ORDER}
+        dice = {organ: float(np.mean(values)) if values else None for organ, values in by_organ.items()}
+        sd = {organ: float(np.std(values, ddof=1)) if len(values) > 1 else None for organ, values in by_organ.items()}
+        cases = list(self.case_dice().values())
+        dice["mean"] = float(np.mean([value for value in dice.values() if value is not None]))
+        sd["mean"] = float(np.std(cases, ddof=1)) if len(cases) > 1 else None
+        return {
+            "row": self.label,
+            "nodes": self.nodes,
+            "mode": self.mode,
+            "evaluation": self.evaluation,
+            "seeds": self.repeats,
+            "steps_per_site": self.results[0]["setup"]["steps_per_site"],
+            "cases": len(cases),
+            "dice": _rounded(dice),
+            "sd": _rounded(sd),
+            "bytes_per_site": round(float(np.mean([result["bytes_per_site"] for result in self.results]))),
+        }
+
+    def details(self) -> dict[str, float | None]:
+        """Means of the further scores over cases that show the organ (false positives: over all), and the costs."""
+        rows = list(self.scores())
+        shown = [row for row in rows if row["truth_ml"] > 0]
+        means: dict[str, float | None] = {}
+        for name in DETAILS:
+            values = [row[name] for row in (rows if name.endswith(("positive_ml", "twice_ml")) else shown)]
+            values = [abs(v) if name == "volume_error_ml" else v for v in values if v is not None]
+            means[name] = round(float(np.mean(values)), 4) if values else None
+        seconds = [result["seconds"] for result in self.results]
+        means["training_cpu_minutes"] = round(float(np.mean([s["training_cpu"] for s in seconds])) / 60, 1)
+        means["training_minutes"] = round(float(np.mean([s["training"] for s in seconds])) / 60, 1)
+        means["tflop"] = round(float(np.mean([result["flops"] for result in self.results])) / 1e12, 1)
+        return means
+
+
+def table_entries(results: Sequence[Mapping[str, Any]]) -> list[Entry]:
+    """Rows of the table: no variants, and of every row personal, assembled, assembled+recal as far as it has them."""
+    return [entry for entry in _entries(results) if not entry.variant and entry.evaluation != "experts"]
+
+
+def ablation_entries(results: Sequence[Mapping[str, Any]]) -> list[Entry]:
+    """Variants, and the experts of segviz+ after phase 1."""
+    return [entry for entry in _entries(results) if entry.variant or entry.evaluation == "experts"]
+
+
+def _entries(results: Sequence[Mapping[str, Any]]) -> list[Entry]:
+    keys = dict.fromkeys(
+        (result["nodes"], ROWS.index(result["row"]), result["variant"], EVALUATIONS.index(evaluation))
+        for result in results
+        for evaluation in result["scores"]
+    )
+    entries = []
+    for nodes, row, variant, evaluation in sorted(keys):
+        same = [
+            result
+            for result in results
+            if (result["nodes"], result["row"], result["variant"]) == (nodes, ROWS[row], variant)
+        ]
+        same.sort(key=lambda result: str(result["repeat"]))
+        entries.append(Entry(ROWS[row], nodes, EVALUATIONS[evaluation], variant, same))
+    return entries
+
+
+def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: None if value is None else round(value, 4) for name, value in values.items()}

@@ -1,0 +1,184 @@
+"""The table of a profile, from the results of its runs: table.{json,csv,md,html}, ablation.json, published.json.
+
+statistics.json holds the paired comparisons, details.json the further scores and the costs.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from segviz_core.atomic import replacing, write_json
+from segviz_core.experiments.comparisons import NOT_INFERIOR, Comparison, comparisons
+from segviz_core.experiments.page import data_uri, page, table
+from segviz_core.experiments.plan import ORDER
+from segviz_core.experiments.plots import learning_curves, traffic
+from segviz_core.experiments.published import PUBLISHED
+from segviz_core.experiments.results import read_results
+from segviz_core.experiments.summaries import DETAILS, Entry, ablation_entries, table_entries
+
+COLUMNS = (*ORDER, "mean")
+
+NOTES: Mapping[str, str] = {
+    "btcv18": "Trained on 12 and scored on 6 cases of BTCV, in three folds: these numbers are not comparable with the "
+    "poster's, which were taken on 30 BTCV CTs by models that had never seen one.",
+    "full": "Trained on MSD and KiTS19, scored on BTCV as published.",
+}
+PHANTOMS = "Synthetic phantoms: these numbers say nothing about patients and are not comparable with published ones."
+
+
+def write_table(folder: Path) -> Path:
+    """Write everything into `folder` (results/PROFILE), whose runs/ holds the results; gives the folder.
+
+    Raises:
+        InputError: there is no result, or the folder cannot be written.
+    """
+    results = read_results(folder)
+    profile = results[0]["profile"]
+    entries, ablations = table_entries(results), ablation_entries(results)
+    compared = comparisons(entries)
+    write_json(folder / "table.json", [entry.to_dict() for entry in entries])
+    write_json(folder / "ablation.json", [entry.to_dict() for entry in ablations])
+    write_json(folder / "published.json", [row.to_dict() for row in PUBLISHED])
+    write_json(folder / "statistics.json", [comparison.to_dict() for comparison in compared])
+    write_json(folder / "details.json", [{"row": e.label, "nodes": e.nodes, **e.details()} for e in entries])
+    _write(folder / "table.csv", _csv(entries))
+    _write(folder / "table.md", _markdown(profile, entries, ablations, compared))
+    _write(folder / "table.html", _html(profile, entries, ablations, compared))
+    return folder
+
+
+def _csv(entries: Sequence[Entry]) -> str:
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    heads = ["row", "nodes", "mode", "evaluation", "seeds", "steps_per_site", "cases"]
+    writer.writerow([*heads, *COLUMNS, *(f"sd_{name}" for name in COLUMNS), "bytes_per_site"])
+    for entry in entries:
+        values = entry.to_dict()
+        plain = [" ".join(map(str, values[h])) if h == "seeds" else values[h] for h in heads]
+        numbers = [values[kind][name] for kind in ("dice", "sd") for name in COLUMNS]
+        writer.writerow([*plain, *("" if n is None else n for n in numbers), values["bytes_per_site"]])
+    return content.getvalue()
+
+
+def _markdown(
+    profile: str, entries: Sequence[Entry], ablations: Sequence[Entry], compared: Sequence[Comparison]
+) -> str:
+    parts = [f"# Results: {profile}", NOTES.get(profile, PHANTOMS), _explained()]
+    heads, rows = _main_table(entries)
+    parts += [_table(heads, rows), "## segviz+ against the other rows", _explained_comparisons()]
+    parts += [_table(*_comparison_table(compared)), "## Further scores and costs", _table(*_detail_table(entries))]
+    if ablations:
+        parts += ["## Variants", _table(*_main_table(ablations))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _html(profile: str, entries: Sequence[Entry], ablations: Sequence[Entry], compared: Sequence[Comparison]) -> str:
+    body = [f'<h1>Results: {escape(profile)}</h1><p class="note">{escape(NOTES.get(profile, PHANTOMS))}</p>']
+    sections = [
+        ("Dice", _explained(), _main_table(entries)),
+        ("segviz+ against the other rows", _explained_comparisons(), _comparison_table(compared)),
+        ("Further scores and costs", "Means over the test cases.", _detail_table(entries)),
+    ]
+    if ablations:
+        sections.append(("Variants", "One change each; assembled unless named.", _main_table(ablations)))
+    for title, caption, (heads, rows) in sections:
+        body.append(f"<h2>{escape(title)}</h2>" + table(caption, heads, [[escape(c) for c in row] for row in rows]))
+    for title, png in (("Learning", learning_curves(entries)), ("Traffic", traffic(entries))):
+        body.append(f'<h2>{title}</h2><figure><img src="{data_uri(png)}" alt="{title}"></figure>')
+    return page(f"SegViz: {profile}", "".join(body))
+
+
+def _explained() -> str:
+    return (
+        "Dice, mean ± SD over the test cases that show the organ. Seeds, folds and steps per site as stated in every "
+        "row. On the right, in columns of their own, what was published for the same kind of row on other data: "
+        "liver / spleen / pancreas / kidneys; the poster does not say which kind of SegViz its row is."
+    )
+
+
+def _explained_comparisons() -> str:
+    return (
+        "Difference in Dice, segviz+ minus the other row, paired by case, with its 95 % bootstrap interval (seeds "
+        f"nested), p of Wilcoxon's signed-rank test after Holm, and rank-biserial effect. Non-inferior to central "
+        f"marginal: lower end above -{NOT_INFERIOR}."
+    )
+
+
+def _main_table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+    sources = list(dict.fromkeys(row.source for row in PUBLISHED))
+    heads = ["Row", "Nodes", "Seeds", "Steps per site", "Cases", *COLUMNS, "MB per site", *sources]
+    rows = []
+    for entry in entries:
+        values = entry.to_dict()
+        cells = [_spread(values["dice"][name], values["sd"][name]) for name in COLUMNS]
+        published = [_published(source, entry) for source in sources]
+        seeds = ", ".join(map(str, values["seeds"]))
+        size = f"{values['bytes_per_site'] / 1e6:.1f}"
+        plain = [entry.label, str(entry.nodes), seeds, str(values["steps_per_site"]), str(values["cases"])]
+        rows.append([*plain, *cells, size, *published])
+    return heads, rows
+
+
+def _published(source: str, entry: Entry) -> str:
+    if entry.variant or entry.evaluation == "assembled+recal":
+        return ""
+    found = [row for row in PUBLISHED if (row.source, row.ours, row.nodes) == (source, entry.mode, entry.nodes)]
+    if entry.mode != "single":
+        found = found if entry.evaluation == "assembled" else []
+    return "; ".join(
+        " / ".join(_spread(d, s, digits=2) for d, s in zip(row.dice, row.sd, strict=True)) for row in found
+    )
+
+
+def _comparison_table(compared: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
+    heads = ["segviz+", "minus", "Nodes", "Organ", "Difference", "95 % interval", "p (Holm)", "Effect", "Pairs"]
+    rows = []
+    for one in compared:
+        d = one.difference
+        numbers = [f"{d.mean:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", _p(one.p_holm), f"{d.effect:+.2f}", str(d.pairs)]
+        rows.append([one.evaluation, one.other, str(one.nodes), one.organ, *numbers])
+    return heads, rows
+
+
+def _detail_table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+    titles = {
+        "nsd": "NSD",
+        "hd95_mm": "HD95 (mm)",
+        "volume_error_ml": "Volume off by (ml)",
+        "ece": "ECE",
+        "brier": "Brier",
+        "false_positive_ml": "False positive (ml)",
+        "claimed_twice_ml": "Claimed twice (ml)",
+        "training_minutes": "Minutes",
+        "training_cpu_minutes": "CPU minutes",
+        "tflop": "TFLOP",
+    }
+    names = [*DETAILS, "training_minutes", "training_cpu_minutes", "tflop"]
+    rows = [
+        [entry.label, str(entry.nodes), *("-" if v is None else f"{v:g}" for v in (entry.details()[n] for n in names))]
+        for entry in entries
+    ]
+    return ["Row", "Nodes", *(titles[name] for name in names)], rows
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _spread(value: float | None, sd: float | None, *, digits: int = 3) -> str:
+    if value is None:
+        return "-"
+    text = f"{value:.{digits}f}"
+    return text if sd is None else f"{text} ± {sd:.{digits}f}"
+
+
+def _p(value: float) -> str:
+    return "< .001" if value < 0.001 else f"{value:.3f}"
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
