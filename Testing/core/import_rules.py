@@ -28,6 +28,7 @@ STANDARD_LIBRARY = {
 
 WITHOUT_TORCH = {
     "cases",
+    "deployment",
     "dicom_series",
     "experiments.comparisons",
     "experiments.datasets",
