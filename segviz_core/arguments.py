@@ -26,10 +26,26 @@ def label_values(text: str) -> tuple[str, tuple[int, ...]]:
 
 def millimetres(text: str) -> float:
     """`2.5` -> 2.5; above 0 and finite."""
+    return _above_0(text, "millimetres")
+
+
+def gigabytes(text: str) -> float:
+    """`2.5` -> 2.5; above 0 and finite."""
+    return _above_0(text, "gigabytes")
+
+
+def threads(text: str) -> int:
+    """`2` -> 2; a whole number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a number of threads above 0, found {text!r}")
+    return int(text)
+
+
+def _above_0(text: str, what: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected millimetres above 0, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected {what} above 0, found {text!r}")
     return value

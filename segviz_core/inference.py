@@ -1,39 +1,46 @@
-"""From a CT to one label map on the CT's own grid: prepare, network, restore, merge - each stage by itself.
+"""From a CT to one label map on the CT's own grid: body, organs, network, labels - each stage by itself.
 
 model = MetaModel.load(Path("meta_model.safetensors"))
 result = segment(model, read_ct(Path("ct.nii.gz")))
 write_labels(Path("organs.nii.gz"), result.labels, like=ct)
+
+The stages and their reasons: performance.md, section 3. Without an NVIDIA card no torch is imported.
 """
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
-import torch
-from monai.inferers.utils import sliding_window_inference
 from numpy.typing import NDArray
-from torch import Tensor
 
 from segviz_core.contract import DataContract
-from segviz_core.errors import InputError, SegVizError
-from segviz_core.kidneys import split_kidneys as split_left_and_right
+from segviz_core.errors import InputError
 from segviz_core.labels import SPLIT_KIDNEYS
 from segviz_core.meta_model import MetaModel, OrganEntry
-from segviz_core.network import NetworkConfig, SegVizNet, fused_logits
-from segviz_core.preprocessing import prepare, restore_slabs
+from segviz_core.networks import Network, load
+from segviz_core.preprocessing import Box, NetworkGrid, network_grid, prepare_box
+from segviz_core.region import body_box, grown, joined, organs_box, reaches_a_cut
+from segviz_core.tiles import MEMORY_MB, tiles
+from segviz_core.upsampling import paint
 from segviz_core.volumes import Volume
 
 Progress = Callable[[str, int, int], None]
 
+FAST = 2.0
+"""The fast mode's spacing, in spacings of the contract."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Segmentation:
     """The organs of one CT.
 
     `labels` is uint8 on the CT's grid, with the values of `organs` (those that were asked for). An organ without a
-    single voxel stands in `not_found` and has no entry in `volumes_ml`. `seconds` per stage.
+    single voxel stands in `not_found` and has no entry in `volumes_ml`. `region` is what the network saw: first and
+    last + 1 voxel of its grid along R, A and S; None when the CT shows nothing but air. `seconds` per stage.
     """
 
     labels: NDArray[np.uint8]
@@ -41,6 +48,8 @@ class Segmentation:
     volumes_ml: Mapping[str, float]
     not_found: tuple[str, ...]
     seconds: Mapping[str, float]
+    precision: str
+    region: tuple[tuple[int, int], ...] | None
 
 
 def segment(
@@ -49,155 +58,140 @@ def segment(
     *,
     organs: Sequence[str] | None = None,
     spacing_mm: float | None = None,
+    fast: bool = False,
     device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    memory_mb: float | None = None,
     split_kidneys: bool = False,
+    network: Network | None = None,
     on_progress: Progress | None = None,
 ) -> Segmentation:
     """Segment `ct` with `model` on the grid of the model's contract; the labels come back on the CT's own grid.
 
-    `organs` selects what is shown: all heads compete for every voxel, so leaving one out changes no other. `spacing_mm`
-    coarsens the grid (faster, less exact); it cannot refine it. `device` is auto, cpu or cuda.
+    `organs` selects what is shown: all heads compete for every voxel, so leaving one out changes no other. `fast`
+    doubles the contract's spacing, `spacing_mm` sets one that is coarser. A region that takes more than `memory_mb` is
+    segmented in tiles. `network` is the model as `load` gave it, from a process that keeps it; without one it is loaded
+    with `device`, `precision` and `threads`.
 
     Raises:
-        InputError: an organ without a head, a finer spacing, a device that is not there, weights that do not fit the
-            network's settings.
-        Cancelled: raised by `on_progress(stage, done, total)`, which is called between windows and slabs.
+        InputError: an organ without a head, a finer spacing, a device that is not there, too low a memory limit,
+            weights that do not fit the network's settings.
+        Cancelled: raised by `on_progress(stage, done, total)`, which is called between stages and tiles.
     """
     report = on_progress or (lambda stage, done, total: None)
     shown = _shown(model, organs)
-    contract = model.contract if spacing_mm is None else _coarser(model.contract, spacing_mm)
+    contract = _contract(model.contract, spacing_mm, fast=fast)
     clock = _Clock()
+    report("load", 0, 1)
+    with clock.stage("load"):
+        network = network or load(model, device=device, precision=precision, threads=threads)
+    scan = _Scan(model, ct, contract, network, memory_mb or MEMORY_MB)
 
-    report("prepare", 0, 1)
-    prepared = prepare(ct, contract)
-    report("prepare", 1, 1)
-    clock.lap("prepare")
+    report("locate", 0, 1)
+    with clock.stage("locate"):
+        body = body_box(ct, scan.grid, window_hu=contract.window_hu)
+        region = body and organs_box(scan.margins, ct, contract, scan.grid, body, model.organs)
+    report("locate", 1, 1)
 
-    network = load_network(model, device=device)
-    clock.lap("load network")
+    labels = np.zeros(ct.voxels.shape, np.uint8, order="F" if ct.voxels.flags.f_contiguous else "C")
+    if region is not None and body is not None:
+        region, body = scan.grown(region), scan.grown(body)
+        found = scan.label(labels, region, clock, report)
+        if region != body and (reaches_a_cut(found, region, body) or not _all_found(labels, model.organs)):
+            region = body  # an organ may lie outside: never lose it for a second
+            labels.fill(0)
+            scan.label(labels, region, clock, lambda stage, *steps: report(f"{stage} · the whole body", *steps))
 
-    values = margins(
-        network,
-        prepared.voxels,
-        organs=[entry.name for entry in model.organs],
-        patch_size=model.patch_size,
-        on_window=lambda done, total: report("network", done, total),
-    )
-    clock.lap("network")
-
-    labels = np.zeros(ct.voxels.shape, np.uint8)
-    for part, slab in restore_slabs(values, prepared.grid):
-        labels[..., part] = merge(slab, model.organs)
-        report("restore", part.stop, ct.voxels.shape[-1])
-    labels = _only(labels, shown)
-    if split_kidneys and any(entry.name == "kidneys" for entry in shown):
-        labels = split_left_and_right(labels, ct, window_hu=contract.window_hu)
-        shown = tuple(part for entry in shown for part in (_LEFT_AND_RIGHT if entry.name == "kidneys" else (entry,)))
-    clock.lap("restore")
-
-    counts = np.bincount(labels.ravel(), minlength=256)
+    with clock.stage("restore"):
+        for entry in model.organs:
+            if entry not in shown:
+                labels[labels == entry.value] = 0
+        if split_kidneys and any(entry.name == "kidneys" for entry in shown):
+            labels, shown = _split(labels, ct, contract, shown)
+        counts = {entry.name: int(np.count_nonzero(labels == entry.value)) for entry in shown}
     voxel_ml = abs(float(np.linalg.det(ct.affine[:3, :3]))) / 1000
     return Segmentation(
         labels,
         shown,
-        {entry.name: float(counts[entry.value] * voxel_ml) for entry in shown if counts[entry.value]},
-        tuple(entry.name for entry in shown if not counts[entry.value]),
+        {organ: count * voxel_ml for organ, count in counts.items() if count},
+        tuple(organ for organ, count in counts.items() if not count),
         clock.seconds,
+        network.precision,
+        region and tuple((part.start, part.stop) for part in region),
     )
 
 
-def load_network(model: MetaModel, *, device: str = "auto") -> SegVizNet:
-    """The network of `model`, in eval mode, its weights matched strictly by key and shape."""
-    network = SegVizNet(NetworkConfig.from_dict(model.network), [entry.name for entry in model.organs])
-    try:
-        network.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in model.weights.items()})
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"The model's weights do not fit its network settings: {reason[:200]}.",
-            hint="The file was changed by hand or damaged; get it again from where it was published.",
-        ) from error
-    return network.eval().to(_device(device))
+@dataclass(eq=False)
+class _Scan:
+    """One CT and the network that segments it."""
 
+    model: MetaModel
+    ct: Volume
+    contract: DataContract
+    network: Network
+    memory_mb: float
 
-def margins(
-    network: SegVizNet,
-    voxels: NDArray[np.float32],
-    *,
-    organs: Sequence[str],
-    patch_size: Sequence[int],
-    overlap: float = 0.5,
-    on_window: Callable[[int, int], None] | None = None,
-) -> NDArray[np.float32]:
-    """Logit of organ minus logit of background, per head: voxels (X, Y, Z) in [0, 1] -> (K, X, Y, Z).
+    @cached_property
+    def grid(self) -> NetworkGrid:
+        return network_grid(self.ct, self.contract)
 
-    Windows of `patch_size` with `overlap` are blended with Gaussian weights (method.md section 7); the representation
-    runs once per window. A volume smaller than a patch is padded with 0, air. `on_window(done, total)` may raise
-    Cancelled. The network must be in eval mode.
-    """
-    if network.training:
-        raise ValueError("margins: expected a network in eval mode, found train mode")
-    heads = [network.head(organ) for organ in organs]
-    device = next(network.parameters()).device
-    total = _window_count(voxels.shape, patch_size, overlap)
-    done = 0
+    @property
+    def multiple(self) -> int:
+        """What the network's sizes are multiples of."""
+        return math.prod(self.model.network["strides"])
 
-    def predict(window: Tensor) -> Tensor:
-        nonlocal done
-        if on_window:
-            on_window(done, total)
-        logits = fused_logits(network.representation(window), heads)
-        done += 1
-        return logits[:, :, 1] - logits[:, :, 0]
+    def grown(self, box: Box) -> Box:
+        """`box` and what the network needs beside it, as far as the CT has it."""
+        return grown(box, self.multiple, self.grid.shape)
 
-    image = torch.from_numpy(np.ascontiguousarray(voxels, np.float32))[None, None].to(device)
-    try:
-        with torch.inference_mode():
-            blended = sliding_window_inference(image, tuple(patch_size), 1, predict, overlap=overlap, mode="gaussian")
-    except torch.OutOfMemoryError as error:
-        raise SegVizError(
-            "The graphics card has not enough free memory for this CT.", hint="Use --device cpu, or --spacing 3."
-        ) from error
-    if on_window:
-        on_window(total, total)
-    result: NDArray[np.float32] = blended[0].cpu().numpy()
-    return result
+    def margins(self, contract: DataContract, grid: NetworkGrid, box: Box) -> NDArray[np.float32]:
+        """The network's margins (K, X, Y, Z) on `box` of `grid`, the grid of `contract`."""
+        seen = grown(box, self.multiple, grid.shape)
+        margins = self.network.margins(self.padded(prepare_box(self.ct, contract, grid, seen)))
+        inner = (slice(part.start - s.start, part.stop - s.start) for part, s in zip(box, seen, strict=True))
+        return margins[(slice(None), *inner)]
 
+    def padded(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Sizes raised to what the network takes by mirroring the end: there the CT ends, and 0 would be air."""
+        missing = [(0, -size % self.multiple) for size in voxels.shape]
+        return np.pad(voxels, missing, mode="reflect") if any(end for _, end in missing) else voxels
 
-def merge(margins: NDArray[np.float32], entries: Sequence[OrganEntry]) -> NDArray[np.uint8]:
-    """Label values of margins (K, ...), one per entry, on any grid (method.md section 7).
-
-    q_k = sigmoid(margin_k / temperature_k). Within an exclusive group a voxel goes to the largest q_k among those above
-    their threshold, else it is background; of equal ones, to the first entry. A group that comes later lies over the
-    earlier ones (a tumour over its organ): one file holds one value per voxel.
-    """
-    labels = np.zeros(margins.shape[1:], np.uint8)
-    for group in dict.fromkeys(entry.group for entry in entries):
-        best = np.full(labels.shape, -np.inf, np.float32)
-        for margin, entry in zip(margins, entries, strict=True):
-            if entry.group != group:
-                continue
-            # sigmoid is monotone: comparing its arguments decides the same, without losing digits near 1
-            score = margin / np.float32(entry.temperature)
-            wins = (score > math.log(entry.threshold / (1 - entry.threshold))) & (score > best)
-            labels[wins] = entry.value
-            best[wins] = score[wins]
-    return labels
-
-
-_LEFT_AND_RIGHT = tuple(OrganEntry.of(organ) for organ in SPLIT_KIDNEYS)
+    def label(self, labels: NDArray[np.uint8], region: Box, clock: "_Clock", report: Progress) -> Box | None:
+        """Write the labels of all organs in `region`; where on the grid they lie."""
+        grid, found = self.grid, None
+        held_mb = (self.ct.voxels.nbytes + labels.nbytes) / 1e6
+        pieces = tiles(region, self.multiple, memory_mb=self.memory_mb, held_mb=held_mb)
+        report("prepare", 0, 1)
+        for done, (box, core) in enumerate(pieces):
+            with clock.stage("prepare"):
+                voxels = self.padded(prepare_box(self.ct, self.contract, grid, box))
+            report("network", done, len(pieces))
+            with clock.stage("network"):
+                x, y, z = (part.stop - part.start for part in box)
+                margins = self.network.margins(voxels)[:, :x, :y, :z]
+            report("network", done + 1, len(pieces))
+            with clock.stage("restore"):
+                found = joined(found, paint(labels, margins, self.model.organs, grid, box, core=core))
+        report("restore", 1, 1)
+        return found
 
 
 class _Clock:
-    """Seconds since the last lap, by stage."""
+    """Seconds by stage; a stage may come again."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
 
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage], self._last = round(now - self._last, 3), now
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
+
+
+def _all_found(labels: NDArray[np.uint8], organs: Sequence[OrganEntry]) -> bool:
+    return all((labels == entry.value).any() for entry in organs)
 
 
 def _shown(model: MetaModel, organs: Sequence[str] | None) -> tuple[OrganEntry, ...]:
@@ -208,14 +202,11 @@ def _shown(model: MetaModel, organs: Sequence[str] | None) -> tuple[OrganEntry, 
     return tuple(entry for entry in model.organs if organs is None or entry.name in organs)
 
 
-def _only(labels: NDArray[np.uint8], entries: Sequence[OrganEntry]) -> NDArray[np.uint8]:
-    kept = np.zeros(256, np.uint8)
-    for entry in entries:
-        kept[entry.value] = entry.value
-    return kept[labels]
-
-
-def _coarser(contract: DataContract, spacing_mm: float) -> DataContract:
+def _contract(contract: DataContract, spacing_mm: float | None, *, fast: bool) -> DataContract:
+    if spacing_mm is None:
+        factor = FAST if fast else 1.0
+        x, y, z = (factor * mm for mm in contract.spacing_mm)
+        return replace(contract, spacing_mm=(x, y, z))
     finest = max(contract.spacing_mm)
     if not spacing_mm >= finest:
         raise InputError(
@@ -225,16 +216,12 @@ def _coarser(contract: DataContract, spacing_mm: float) -> DataContract:
     return replace(contract, spacing_mm=(spacing_mm, spacing_mm, spacing_mm))
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("Expected an NVIDIA graphics card for --device cuda, found none.", hint="Use --device cpu.")
-    return torch.device(name)
+def _split(
+    labels: NDArray[np.uint8], ct: Volume, contract: DataContract, shown: tuple[OrganEntry, ...]
+) -> tuple[NDArray[np.uint8], tuple[OrganEntry, ...]]:
+    """Left and right kidney in place of both."""
+    from segviz_core.kidneys import split_kidneys  # here: scipy takes .2 s to import
 
-
-def _window_count(shape: Sequence[int], patch_size: Sequence[int], overlap: float) -> int:
-    """How many windows MONAI's sliding_window_inference will run (its dense_patch_slices)."""
-    steps = (max(1, int(patch * (1 - overlap))) for patch in patch_size)
-    sizes = zip(shape, patch_size, steps, strict=True)
-    return math.prod(math.ceil(max(0, size - patch) / step) + 1 for size, patch, step in sizes)
+    sides = tuple(OrganEntry.of(organ) for organ in SPLIT_KIDNEYS)
+    organs = tuple(part for entry in shown for part in (sides if entry.name == "kidneys" else (entry,)))
+    return split_kidneys(labels, ct, window_hu=contract.window_hu), organs

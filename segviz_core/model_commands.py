@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segviz_core.arguments import millimetres, names
+from segviz_core.arguments import gigabytes, millimetres, names, threads
 from segviz_core.console import aligned
 from segviz_core.errors import InputError
 from segviz_core.model_header import file_hash, read_header
@@ -32,8 +32,15 @@ def add_commands(subparsers: Subparsers) -> None:
     segment.add_argument("out", type=Path, metavar="OUT", help="label map to write: .nii.gz, .nii, .nrrd or .mha")
     segment.add_argument("--model", type=Path, metavar="FILE", help=f"default: the newest in {MODELS_FOLDER}")
     segment.add_argument("--organs", type=names, metavar="ORGANS", help="by comma (default: all of the model)")
-    segment.add_argument("--spacing", type=millimetres, metavar="MM", help="a coarser grid than the model's: faster")
+    grid = segment.add_mutually_exclusive_group()
+    grid.add_argument("--fast", action="store_true", help="twice the model's spacing: quicker, less exact")
+    grid.add_argument("--spacing", type=millimetres, metavar="MM", help="a coarser grid than the model's")
     segment.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    segment.add_argument("--precision", choices=["auto", "fp32", "bf16", "int8"], default="auto", help="on a processor")
+    segment.add_argument("--threads", type=threads, metavar="N", help="default: all physical cores")
+    segment.add_argument(
+        "--memory-gb", type=gigabytes, metavar="GB", help="a large CT is segmented in tiles (default: 4)"
+    )
     segment.add_argument("--split-kidneys", action="store_true", help="left and right kidney instead of both in one")
     segment.set_defaults(run=_segment)
 
@@ -50,6 +57,7 @@ def add_commands(subparsers: Subparsers) -> None:
 
 def _segment(options: argparse.Namespace, console: "Console") -> None:
     started = time.perf_counter()
+    from segviz_core.inference import segment
     from segviz_core.meta_model import MetaModel
     from segviz_core.volumes import check_output, read_ct, write_labels
 
@@ -59,20 +67,27 @@ def _segment(options: argparse.Namespace, console: "Console") -> None:
     ct = read_ct(options.ct)
     console.progress("read", 1, 1)
 
-    from segviz_core.inference import segment  # after the checks above: torch takes seconds to import
+    reading = time.perf_counter() - started
 
     found = segment(
         model,
         ct,
         organs=options.organs,
         spacing_mm=options.spacing,
+        fast=options.fast,
         device=options.device,
+        precision=options.precision,
+        threads=options.threads,
+        memory_mb=options.memory_gb and options.memory_gb * 1000,
         split_kidneys=options.split_kidneys,
         on_progress=console.progress,
     )
     console.progress("write", 0, 1)
+    writing = time.perf_counter()
     write_labels(options.out, found.labels, like=ct)
-    seconds = round(time.perf_counter() - started, 2)
+    ended = time.perf_counter()
+    seconds = round(ended - started, 2)
+    stages = {"read": round(reading, 3), **found.seconds, "write": round(ended - writing, 3)}
 
     titles = {entry.name: entry.title for entry in found.organs}
     organs = [
@@ -88,16 +103,20 @@ def _segment(options: argparse.Namespace, console: "Console") -> None:
         if entry.name in found.volumes_ml
     ]
     lines = [aligned([("organ", "ml"), *((titles[name], f"{ml:.1f}") for name, ml in found.volumes_ml.items())])]
+    if found.region is None:
+        lines.append("This CT shows nothing but air.")
     if found.not_found:
         lines.append(f"Not found: {', '.join(titles[name] for name in found.not_found)}.")
-    lines.append(f"{options.out}, {seconds:.1f} s, model {model.hash[:12]}")
+    lines.append(f"{options.out}, {seconds:.1f} s in {found.precision}, model {model.hash[:12]}")
     console.result(
         {
             "output": str(options.out),
             "organs": organs,
             "not_found": found.not_found,
             "seconds": seconds,
-            "stages": found.seconds,
+            "stages": stages,
+            "precision": found.precision,
+            "region": found.region,
             "model_hash": model.hash,
         },
         "\n".join(lines),

@@ -7,9 +7,10 @@ the edges. HU are resampled first and windowed afterwards: all is linear up to t
 stored int16 voxels gives the same numbers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,14 @@ from segviz_core.contract import DataContract
 from segviz_core.volumes import Affine, Volume
 
 Triple = tuple[int, int, int]
+Box = tuple[slice, slice, slice]
+"""Voxels `start` to `stop` along each axis (R, A, S) of a network's grid."""
+
 Samples = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]
+
+_SLAB = 32
+"""So many slices are resampled at a time: what lies between the steps then stays in the processor's cache (measured:
+.7 of the time)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,54 +59,48 @@ def prepare(ct: Volume, contract: DataContract) -> Prepared:
 
     The axes of `ct` must stand at right angles, as `volumes.read_ct` makes sure.
     """
-    grid = _network_grid(ct, contract)
-    voxels = _to_network(ct.voxels, grid)
-    low, high = contract.window_hu
-    np.clip(voxels, low, high, out=voxels)
-    voxels -= np.float32(low)
-    voxels /= np.float32(high - low)
-    return Prepared(voxels, grid)
+    grid = network_grid(ct, contract)
+    return Prepared(prepare_box(ct, contract, grid, whole(grid)), grid)
+
+
+def prepare_box(ct: Volume, contract: DataContract, grid: NetworkGrid, box: Box) -> NDArray[np.float32]:
+    """The voxels that `prepare` gives in `box` of `grid`, without making the others."""
+    return _to_network(ct.voxels, grid, box, window_hu=contract.window_hu)
+
+
+def whole(grid: NetworkGrid) -> Box:
+    """The box of all voxels of `grid`."""
+    x, y, z = (slice(0, size) for size in grid.shape)
+    return x, y, z
 
 
 def prepare_mask(mask: NDArray[np.bool_], grid: NetworkGrid) -> NDArray[np.bool_]:
     """A mask `(I, J, K)` on the CT's grid as the network sees it, `(X, Y, Z)`: resampled like the CT, then >= .5."""
-    return _to_network(mask, grid) >= 0.5
+    return _to_network(mask, grid, whole(grid)) >= 0.5
 
 
 def restore(values: NDArray[np.float32], grid: NetworkGrid) -> NDArray[np.float32]:
     """`(C, X, Y, Z)` values of the network, interpolated on the CT's own grid and axes: float32 `(C, I, J, K)`."""
-    restored = np.empty((len(values), *grid.native_shape), np.float32)
-    for part, slab in restore_slabs(values, grid):
-        restored[..., part] = slab
-    return restored
+    for n, samples in enumerate(native_samples(grid)):
+        values = _interpolate(values, 1 + n, samples)
+    back = [1 + grid.axes.index(axis) for axis in range(3)]
+    return values.transpose(0, *back)
 
 
-def restore_slabs(
-    values: NDArray[np.float32], grid: NetworkGrid, *, slab: int = 32
-) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """What `restore` gives in pieces of `slab` slices of the CT's last axis, for results too large to hold at once.
-
-    Yields:
-        The slice of the last axis and its values `(C, I, J, <= slab)`.
-    """
-    back = [grid.axes.index(axis) for axis in range(3)]  # CT axis -> network axis
-    samples: list[Samples] = []
-    for axis, network_axis in enumerate(back):
-        scale = grid.native_spacing_mm[axis] / grid.spacing_mm[network_axis]
-        lower, upper, weight = _samples(grid.native_shape[axis], grid.shape[network_axis], scale)
-        step = -1 if grid.flips[network_axis] else 1
-        samples.append((lower[::step], upper[::step], weight[::step]))
-    values = values.transpose(0, *(1 + axis for axis in back))
-    for start in range(0, grid.native_shape[2], slab):
-        part = slice(start, min(start + slab, grid.native_shape[2]))
-        lower, upper, weight = samples[2]
-        piece = _interpolate(values, 3, (lower[part], upper[part], weight[part]))
-        for axis in (0, 1):
-            piece = _interpolate(piece, 1 + axis, samples[axis])
-        yield part, piece
+def native_samples(grid: NetworkGrid) -> list[Samples]:
+    """Per axis of the network and for each of the CT's voxels along it, in the CT's order: the two network voxels
+    around it and the weight of the second."""
+    found = []
+    for n, axis in enumerate(grid.axes):
+        scale = grid.native_spacing_mm[axis] / grid.spacing_mm[n]
+        lower, upper, weight = _samples(grid.native_shape[axis], grid.shape[n], scale)
+        step = -1 if grid.flips[n] else 1
+        found.append((lower[::step], upper[::step], weight[::step]))
+    return found
 
 
-def _network_grid(ct: Volume, contract: DataContract) -> NetworkGrid:
+def network_grid(ct: Volume, contract: DataContract) -> NetworkGrid:
+    """The grid of the contract's orientation and spacing over the CT."""
     spacing = np.array(ct.spacing_mm)
     cosines = ct.affine[:3, :3] / spacing  # columns: directions of the CT's axes
     axes = max(permutations(range(3)), key=lambda order: sum(abs(cosines[n, order[n]]) for n in range(3)))
@@ -123,19 +125,45 @@ def _network_grid(ct: Volume, contract: DataContract) -> NetworkGrid:
     )
 
 
-def _to_network(voxels: NDArray[np.generic], grid: NetworkGrid) -> NDArray[np.float32]:
-    """Any voxels on the CT's grid, resampled to the network's: float32 `(X, Y, Z)`, C-contiguous."""
-    resampled = voxels.transpose(grid.axes)
-    sizes = resampled.shape
+def _to_network(
+    voxels: NDArray[np.generic], grid: NetworkGrid, box: Box, *, window_hu: tuple[float, float] | None = None
+) -> NDArray[np.float32]:
+    """Any voxels on the CT's grid, resampled to `box` of the network's: float32 `(X, Y, Z)`, C-contiguous."""
+    view = voxels.transpose(grid.axes)
+    sizes = view.shape
     # The axis that shrinks most goes first; an order that depends on the network's axes alone makes the result the same
     # to the last bit for every orientation of the CT.
-    for n in sorted(range(3), key=lambda n: (grid.shape[n] / sizes[n], -n)):
+    order = sorted(range(3), key=lambda n: (grid.shape[n] / sizes[n], -n))
+    samples: list[Samples] = []
+    for n in range(3):
         scale = grid.spacing_mm[n] / grid.native_spacing_mm[grid.axes[n]]
-        lower, upper, weight = _samples(grid.shape[n], sizes[n], scale)
+        lower, upper, weight = _part(_samples(grid.shape[n], sizes[n], scale), box[n])
         if grid.flips[n]:
             lower, upper = sizes[n] - 1 - lower, sizes[n] - 1 - upper
-        resampled = _interpolate(resampled, n, (lower, upper, weight))
-    return np.ascontiguousarray(resampled, np.float32)
+        samples.append((lower, upper, weight))
+    result = np.empty([len(weight) for _, _, weight in samples], np.float32)
+    slowest = int(np.argmax(np.abs(view.strides)))  # slices that lie in one piece in memory
+    for start in range(0, result.shape[slowest], _SLAB):
+        part = [slice(None)] * 3
+        part[slowest] = slice(start, start + _SLAB)
+        near = [_part(*pair) for pair in zip(samples, part, strict=True)]
+        first = [int(min(lower.min(), upper.min())) for lower, upper, _ in near]
+        last = [int(max(lower.max(), upper.max())) for lower, upper, _ in near]
+        piece: NDArray[Any] = view[tuple(slice(f, e + 1) for f, e in zip(first, last, strict=True))]
+        for n in order:
+            lower, upper, weight = near[n]
+            piece = _interpolate(piece, n, (lower - first[n], upper - first[n], weight))
+        result[tuple(part)] = piece if window_hu is None else _windowed(piece, window_hu)
+    return result
+
+
+def _windowed(hu: NDArray[np.float32], window_hu: tuple[float, float]) -> NDArray[np.float32]:
+    """0 at the lower and 1 at the upper end of the window, clipped; in place."""
+    low, high = window_hu
+    np.clip(hu, low, high, out=hu)
+    hu -= np.float32(low)
+    hu /= np.float32(high - low)
+    return hu
 
 
 def _samples(count: int, available: int, scale: float) -> Samples:
@@ -143,6 +171,11 @@ def _samples(count: int, available: int, scale: float) -> Samples:
     position = np.clip((np.arange(count) + 0.5) * scale - 0.5, 0, available - 1)
     lower = position.astype(np.intp)
     return lower, np.minimum(lower + 1, available - 1), (position - lower).astype(np.float32)
+
+
+def _part(samples: Samples, part: slice) -> Samples:
+    lower, upper, weight = samples
+    return lower[part], upper[part], weight[part]
 
 
 def _interpolate(values: NDArray[np.generic], axis: int, samples: Samples) -> NDArray[np.float32]:

@@ -11,8 +11,8 @@ from scipy.optimize import minimize_scalar
 from segviz_core import losses
 from segviz_core.batches import draw_batch
 from segviz_core.cases import Case
-from segviz_core.inference import margins
 from segviz_core.network import SegVizNet
+from segviz_core.torch_inference import margins
 from segviz_core.training import TrainingConfig, cosine, logits_of, set_trainable, step_generator
 
 CHECKS = 4

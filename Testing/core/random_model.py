@@ -4,11 +4,11 @@ import numpy as np
 import torch
 
 from segviz_core.contract import DataContract
-from segviz_core.inference import load_network, margins
 from segviz_core.labels import ORGANS
 from segviz_core.meta_model import MetaModel, OrganEntry
 from segviz_core.network import NetworkConfig, SegVizNet
 from segviz_core.preprocessing import prepare
+from segviz_core.torch_inference import load_network, margins
 from segviz_core.volumes import Volume
 
 CONTRACT = DataContract((8, 8, 8))

@@ -10,7 +10,6 @@ import torch
 from random_model import random_model
 from toy_cases import PATCH, toy_case, toy_settings, toy_site
 
-from segviz_core import inference
 from segviz_core.batches import draw_batch
 from segviz_core.cases import open_site
 from segviz_core.contract import DataContract
@@ -22,6 +21,7 @@ from segviz_core.federation.guard import Rejected
 from segviz_core.federation.session import SiteSession
 from segviz_core.federation.study import Study
 from segviz_core.federation.weights import create_study, load_arrays, to_arrays
+from segviz_core.inference import segment
 from segviz_core.labels import LABEL_SETS
 from segviz_core.network import NetworkConfig, SegVizNet, norm_keys
 from segviz_core.training import FLOOR, TrainingConfig, cosine, train
@@ -154,7 +154,7 @@ def test_6_mixed_batch_keeps_the_label_of_every_case():
     assert (True, True) in seen
 
 
-def test_7_training_and_inference_see_the_same_voxels(tmp_path, monkeypatch):
+def test_7_training_and_inference_see_the_same_voxels(tmp_path):
     profile = PROFILES["smoke"]
     ct, labels = make_phantom("liver", 0, profile=profile)
     for name, voxels in (("images", ct.voxels), ("labels", (labels == 1).astype(np.uint8))):
@@ -162,15 +162,21 @@ def test_7_training_and_inference_see_the_same_voxels(tmp_path, monkeypatch):
         nib.save(nib.Nifti1Image(voxels, ct.affine), tmp_path / name / "a.nii.gz")
     contract = DataContract((9.0, 11.0, 13.0))  # a grid that is not the phantom's own
     (case,) = open_site(tmp_path, label_set=LABEL_SETS["liver"], contract=contract).training_cases
-    seen = []
 
-    def record(network, voxels, *, organs, **_):
-        seen.append(voxels)
-        return np.zeros((len(organs), *voxels.shape), np.float32)
+    class Recorder:
+        precision = "fp32"
 
-    monkeypatch.setattr(inference, "margins", record)
-    inference.segment(replace(random_model(), contract=contract), read_ct(tmp_path / "images" / "a.nii.gz"))
-    np.testing.assert_allclose(seen[0], case.intensities, atol=0.51 / 255)
+        def margins(self, voxels):
+            self.seen = voxels
+            return np.zeros((4, *voxels.shape), np.float32)
+
+    network = Recorder()
+    ct = read_ct(tmp_path / "images" / "a.nii.gz")
+    result = segment(replace(random_model(), contract=contract), ct, network=network)
+    region = tuple(slice(*ends) for ends in result.region)
+    expected = case.intensities[region]
+    found = network.seen[tuple(slice(0, size) for size in expected.shape)]
+    np.testing.assert_allclose(found, expected, atol=0.51 / 255)
 
 
 def test_8_site_with_another_window_cannot_join(tmp_path):

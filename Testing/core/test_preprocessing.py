@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segviz_core.contract import DataContract
-from segviz_core.preprocessing import prepare, prepare_mask, restore, restore_slabs
+from segviz_core.preprocessing import network_grid, prepare, prepare_box, prepare_mask, restore
 from segviz_core.volumes import Volume
 
 ORIENTATIONS = [
@@ -129,18 +129,38 @@ def test_resampling_is_that_of_torch_interpolate(scale):
 
 
 @settings(deadline=None)
-@given(ct=volumes(), target=spacings, slab=st.integers(1, 20), channels=st.integers(1, 3))
-def test_restored_values_have_the_shape_of_the_ct_in_one_piece_or_in_slabs(ct, target, slab, channels):
-    grid = prepare(ct, DataContract(target)).grid
+@given(ct=volumes(), target=spacings, data=st.data())
+def test_a_box_of_the_network_s_grid_has_the_voxels_of_the_whole(ct, target, data):
+    contract = DataContract(target)
+    grid = network_grid(ct, contract)
+    starts = [data.draw(st.integers(0, size - 1)) for size in grid.shape]
+    box = tuple(slice(a, data.draw(st.integers(a + 1, size))) for a, size in zip(starts, grid.shape, strict=True))
+    part = prepare_box(ct, contract, grid, box)
+    assert np.array_equal(part, prepare(ct, contract).voxels[box])
+    assert part.flags.c_contiguous
+
+
+@settings(deadline=None)
+@given(ct=volumes(), target=spacings, channels=st.integers(1, 3))
+def test_restored_values_have_the_shape_of_the_ct(ct, target, channels):
+    grid = network_grid(ct, DataContract(target))
     values = np.random.default_rng(1).random((channels, *grid.shape), np.float32)
-    whole = restore(values, grid)
-    assert whole.shape == (channels, *ct.voxels.shape)
-    assert whole.dtype == np.float32
-    pieces = list(restore_slabs(values, grid, slab=slab))
-    assert [piece.shape[-1] for _, piece in pieces] == [part.stop - part.start for part, _ in pieces]
-    assert np.array_equal(np.concatenate([piece for _, piece in pieces], axis=-1), whole)
-    assert whole.min() >= values.min()
-    assert whole.max() <= values.max()
+    restored = restore(values, grid)
+    assert restored.shape == (channels, *ct.voxels.shape)
+    assert restored.dtype == np.float32
+    assert restored.min() >= values.min()
+    assert restored.max() <= values.max()
+
+
+@settings(deadline=None)
+@given(ct=volumes(), target=spacings, orientation=orientations)
+def test_orientation_of_the_file_changes_no_bit_of_what_is_restored(ct, target, orientation):
+    contract = DataContract(target)
+    grid = network_grid(ct, contract)
+    values = np.random.default_rng(1).random((1, *grid.shape), np.float32)
+    turned_ct = stored_as(ct, *orientation)
+    there = stored_as(Volume(restore(values, grid)[0], ct.affine), *orientation).voxels
+    assert np.array_equal(restore(values, network_grid(turned_ct, contract))[0], there)
 
 
 @settings(deadline=None)

@@ -127,7 +127,7 @@ def test_a_hint_names_what_the_window_has(core, window):
 
 def test_hints_of_the_core_that_the_window_translates_are_still_the_core_s():
     """Words that the core no longer says would be dead weight, and the new ones would reach people untranslated."""
-    text = " ".join((ROOT / "segviz_core" / name).read_text() for name in ("inference.py", "__main__.py"))
+    text = " ".join((ROOT / "segviz_core" / name).read_text() for name in ("torch_inference.py", "__main__.py"))
     for core in ("Use --device cpu, or --spacing 3.", "segment with --spacing 3", "Run the command again with --debug"):
         assert core in text
 

@@ -21,9 +21,9 @@ from segviz_core.evaluation import dice_per_organ
 from segviz_core.experiments import baselines
 from segviz_core.experiments.phantoms import TEST_SITE, write_phantoms
 from segviz_core.experiments.profiles import PROFILES, Profile
-from segviz_core.inference import margins
 from segviz_core.labels import LABEL_SETS, ORGANS, LabelSet
 from segviz_core.network import NetworkConfig, SegVizNet
+from segviz_core.torch_inference import margins
 from segviz_core.training import TrainingConfig, train
 
 _log = logging.getLogger(__name__)
