@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from segviz_core import __version__, commands, model_commands
+from segviz_core import __version__, commands, model_commands, worker
 from segviz_core.console import Console
 from segviz_core.errors import Cancelled, SegVizError
 from segviz_core.experiments import commands as experiment_commands
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     model_commands.add_commands(subparsers)
     federation_commands.add_commands(subparsers)
     experiment_commands.add_commands(subparsers)
+    worker.add_commands(subparsers, main)
     return parser
 
 

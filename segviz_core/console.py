@@ -55,7 +55,7 @@ class Console:
     def started(self, pid: int) -> None:
         """Tell the parent which process to stop."""
         if self._json:
-            self._emit("started", {"pid": pid})
+            self.emit("started", {"pid": pid})
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Show that `done` of `total` steps of `stage` are done; this is the `on_progress` of every long function.
@@ -68,7 +68,7 @@ class Console:
         self.poll()
         if self._json:
             if self._due(stage, done, total, _JSON_INTERVAL_S):
-                self._emit("progress", {"stage": stage, "done": done, "total": total})
+                self.emit("progress", {"stage": stage, "done": done, "total": total})
         elif self._terminal:
             self._draw(stage, done, total)
         elif self._due(stage, done, total, _PLAIN_INTERVAL_S):
@@ -79,7 +79,7 @@ class Console:
         """Report the outcome: `values` as the JSON object `result`, or `text` to a person."""
         self._stop_bars()
         if self._json:
-            self._emit("result", values)
+            self.emit("result", values)
         elif text:
             sys.stdout.write(text.rstrip() + "\n")
             sys.stdout.flush()
@@ -88,7 +88,7 @@ class Console:
         """Report what went wrong: one sentence, and on a line of its own what to do."""
         self._stop_bars()
         if self._json:
-            self._emit("error", {"kind": error.kind, "message": error.message, "hint": error.hint})
+            self.emit("error", {"kind": error.kind, "message": error.message, "hint": error.hint})
         else:
             sys.stderr.write(f"{error.message}\n" + (f"  {error.hint}\n" if error.hint else ""))
 
@@ -129,7 +129,8 @@ class Console:
             self._bars.stop()
             self._bars, self._tasks = None, {}
 
-    def _emit(self, event: str, values: Mapping[str, Any]) -> None:
+    def emit(self, event: str, values: Mapping[str, Any]) -> None:
+        """Write one JSON line of any kind."""
         sys.stdout.write(json.dumps({"event": event, **values}, allow_nan=False) + "\n")
         sys.stdout.flush()
 

@@ -76,6 +76,7 @@ class AdvancedPanel:
 
     def _install(self, ensure: Any) -> None:
         self.window.setState(State.Installing)
+        self.window.segment.logic.stop()  # Windows replaces no library that a process has loaded
         try:
             ensure()
         except Exception as error:

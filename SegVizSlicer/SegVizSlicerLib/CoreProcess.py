@@ -1,9 +1,8 @@
 """Runs one command of `segviz_core` in a child process and stops it for certain: Slicer never loads torch or flwr.
 
-The protocol is one JSON object per line (`started`, `progress`, `result`, `error`); other lines go to the log.
+The protocol is one JSON object per line (Report.py).
 """
 
-import json
 import logging
 import os
 import shutil
@@ -11,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from SegVizSlicerLib.Hints import windowHint
+from SegVizSlicerLib.Report import Outcome, Report, readEvent
 
 CANCEL_PATIENCE_MS = 5000
 """How long a cancelled command may take to end by itself before its whole process tree is killed."""
@@ -27,32 +25,12 @@ CANCEL_PATIENCE_MS = 5000
 HEARTBEAT_MS = 5000
 """The child ends by itself when the heartbeat file is 30 s old: Slicer crashed."""
 
-CANCELLED_EXIT_CODE = 4
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended: its `result` object and, when it failed, one sentence and a hint (`check` gives both)."""
-
-    exitCode: int
-    result: dict[str, Any] = field(default_factory=dict)
-    kind: str = ""
-    message: str = ""
-    hint: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return self.exitCode == 0
-
-    @property
-    def cancelled(self) -> bool:
-        return self.exitCode == CANCELLED_EXIT_CODE
-
 
 class CoreProcess:
     """One running `python -m segviz_core ...`.
 
-    Callbacks come on the main thread: `onProgress(stage, done, total)`, `onLog(line)`, and once `onFinished(Outcome)`.
+    Callbacks come on the main thread: `onProgress(stage, done, total)`, `onLog(line)`, `onEvent(event)` with every JSON
+    object, and once `onFinished(Outcome)`. `pid` is known once the command has said it.
 
         process = CoreProcess(["segment", ct, out], folder, onFinished=print)
         process.cancel()
@@ -66,14 +44,14 @@ class CoreProcess:
         onFinished: Callable[[Outcome], None],
         onProgress: Callable[[str, int, int], None] = lambda stage, done, total: None,
         onLog: Callable[[str], None] = logging.info,
+        onEvent: Callable[[dict[str, Any]], None] = lambda event: None,
         environment: dict[str, str] | None = None,
     ) -> None:
-        self._onFinished, self._onProgress, self._onLog = onFinished, onProgress, onLog
+        self._onFinished, self._onLog, self._onEvent = onFinished, onLog, onEvent
         self._cancelFile, self._heartbeat = folder / "cancel", folder / "heartbeat"
-        self._pid = 0
+        self.pid = 0
         self._killing = self._ended = False
-        self._result: dict[str, Any] = {}
-        self._error: dict[str, str] = {}
+        self._report = Report(onProgress)
         self._lastLine = ""
         self._heartbeat.touch()
         self._beat = qt.QTimer()
@@ -107,8 +85,8 @@ class CoreProcess:
         if self._ended:
             return
         self._killing = True
-        if self._pid:
-            killTree(self._pid)
+        if self.pid:
+            killTree(self.pid)
         self._process.kill()
 
     def _touchHeartbeat(self) -> None:
@@ -116,35 +94,23 @@ class CoreProcess:
             self._heartbeat.touch()
 
     def _readLine(self, line: str) -> None:
-        event = _event(line)
+        event = readEvent(line)
         if event is None:
             self._lastLine = line or self._lastLine
             self._onLog(line)
-        elif event["event"] == "started":
-            self._pid = int(event["pid"])
+            return
+        if event["event"] == "started":
+            self.pid = int(event["pid"])
             if self._killing:  # killed before it could say who it is
-                killTree(self._pid)
-        elif event["event"] == "progress":
-            self._onProgress(event["stage"], event["done"], event["total"])
-        elif event["event"] == "result":
-            self._result = {key: value for key, value in event.items() if key != "event"}
-        elif event["event"] == "error":
-            self._error = event
+                killTree(self.pid)
+        self._report.hear(event)
+        self._onEvent(event)
 
     def _finish(self, exitCode: int) -> None:
         self._ended = True
         self._beat.stop()
-        if exitCode == 0:
-            self._onFinished(Outcome(0, self._result))
-        elif self._killing or self._cancelFile.exists():
-            self._onFinished(Outcome(CANCELLED_EXIT_CODE, kind="cancelled", message=_("Cancelled.")))
-        elif self._error:
-            error = self._error
-            hint = windowHint(error.get("hint", ""))
-            self._onFinished(Outcome(exitCode, self._result, error["kind"], error["message"], hint))
-        else:
-            message = _("The command ended with exit code {code}: {line}").format(code=exitCode, line=self._lastLine)
-            self._onFinished(Outcome(exitCode, {}, "crash", message, _("The log below says more.")))
+        cancelled = self._killing or self._cancelFile.exists()
+        self._onFinished(self._report.outcome(exitCode, cancelled=cancelled, lastLine=self._lastLine))
 
 
 def pythonExecutable() -> str:
@@ -176,13 +142,13 @@ def killTree(pid: int) -> None:
         logging.info(f"SegViz: process group {pid} has ended already")
 
 
-def makeJobFolder() -> Path:
-    """A new folder for the files of one job; its path has to be ASCII, or packages that read it break (Windows).
+def makeJobFolder(name: str = "SegViz") -> Path:
+    """A new folder for the files of one job, `name` and the time; its path has to be ASCII, or packages that read it break (Windows).
 
     Raises:
         RuntimeError: the temporary folder cannot be written to.
     """
-    folder = slicer.util.tempDirectory("SegViz")
+    folder = slicer.util.tempDirectory(name)
     if not os.access(folder, os.W_OK):
         text = _("The temporary folder {path} cannot be written to: choose another one in the application settings.")
         raise RuntimeError(text.format(path=slicer.app.temporaryPath))
@@ -193,13 +159,3 @@ def makeJobFolder() -> Path:
         if ctypes.windll.kernel32.GetShortPathNameW(folder, buffer, 260):  # type: ignore[attr-defined]
             folder = buffer.value
     return Path(folder)
-
-
-def _event(line: str) -> dict[str, Any] | None:
-    if not line.startswith("{"):
-        return None
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) and "event" in event else None

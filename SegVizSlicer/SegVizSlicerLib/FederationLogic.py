@@ -10,7 +10,8 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from SegVizSlicerLib.CoreProcess import CoreProcess, Outcome, makeJobFolder
+from SegVizSlicerLib.CoreProcess import CoreProcess, makeJobFolder
+from SegVizSlicerLib.Report import Outcome
 from SegVizSlicerLib.SiteKit import KitInfo
 from SegVizSlicerLib.SiteRecord import SiteRecord, SiteStatus, isRunning
 

@@ -10,10 +10,10 @@ from slicer.i18n import tr as _
 from SegVizSlicerLib import ConsentDialog as consent
 from SegVizSlicerLib import SiteCases
 from SegVizSlicerLib.Connection import testConnection
-from SegVizSlicerLib.CoreProcess import Outcome
 from SegVizSlicerLib.Dependencies import askUser
 from SegVizSlicerLib.FederationLogic import FederationLogic, defaultCores
 from SegVizSlicerLib.LabelSetTable import LabelSetTable
+from SegVizSlicerLib.Report import Outcome
 from SegVizSlicerLib.RoundsView import RoundsView, estimateText
 from SegVizSlicerLib.SiteKit import KitInfo, assembleKit, certificateOf, readKit
 from SegVizSlicerLib.State import explain, showIn

@@ -8,8 +8,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from SegVizSlicerLib import SampleCT
-from SegVizSlicerLib.CoreProcess import Outcome
 from SegVizSlicerLib.Models import ModelEntry, importModel, listModels
+from SegVizSlicerLib.Report import Outcome
 from SegVizSlicerLib.SegmentationLogic import Options, Result, SegmentationLogic
 from SegVizSlicerLib.State import State, explain, showIn
 from SegVizSlicerLib.Tables import fillTable, prepareTable

@@ -13,9 +13,11 @@ import vtk
 import vtk.util.numpy_support
 from slicer.i18n import tr as _
 
-from SegVizSlicerLib.CoreProcess import CoreProcess, Outcome, makeJobFolder
+from SegVizSlicerLib.CoreProcess import makeJobFolder
 from SegVizSlicerLib.Models import ModelEntry
+from SegVizSlicerLib.Report import CANCELLED_EXIT_CODE, Outcome
 from SegVizSlicerLib.VolumeCheck import checkVolume
+from SegVizSlicerLib.Worker import Worker, warmWorker
 
 FAST_SPACING_MM = 3.0
 """Grid of the "Fast" option; coarser than any model's own grid."""
@@ -43,14 +45,12 @@ class Result:
 
 
 class SegmentationLogic:
-    """One segmentation at a time.
+    """One segmentation at a time, in the warm worker of this Slicer."""
 
-    `startProcess` is what runs the command; a test hands in its own with the same signature as `CoreProcess`.
-    """
-
-    def __init__(self, startProcess: Callable[..., Any] = CoreProcess) -> None:
-        self._startProcess = startProcess
+    def __init__(self, worker: Worker | None = None) -> None:
+        self._worker = worker or warmWorker()
         self._process: Any = None
+        self._cancelled = False
 
     @property
     def running(self) -> bool:
@@ -72,35 +72,41 @@ class SegmentationLogic:
         Raises:
             ValueError: the volume cannot be segmented, or another one is being segmented; the sentence says why.
         """
-        if self.running:
+        if self.running or self._worker.busy:
             raise ValueError(_("One CT is being segmented already: wait for it or cancel it."))
         check = checkVolume(volume)
         if check.problem:
             raise ValueError(check.problem)
+        self._cancelled = False
         folder = makeJobFolder()
         seconds: dict[str, float] = {}
         reference = _Reference(volume)
 
         def finish(outcome: Outcome) -> None:
             self._process = None
+            if outcome.ok and self._cancelled:  # it was too late for the command, not for us
+                outcome = Outcome(CANCELLED_EXIT_CODE, kind="cancelled", message=_("Cancelled."))
+            ended: Result | Outcome = outcome
             try:
-                if not outcome.ok:
-                    onFinished(outcome)
-                    return
-                onProgress("import", 0, 1)
-                began = time.perf_counter()
-                node = importSegmentation(folder / "organs.nrrd", reference, model, options=options, output=output)
-                seconds["import"] = time.perf_counter() - began
-                volumes, notFound = measuredVolumes(node, model, options)
-                onFinished(Result(node, volumes, notFound, check.warning, seconds | outcome.result.get("stages", {})))
+                if outcome.ok:
+                    onProgress("import", 0, 1)
+                    began = time.perf_counter()
+                    node = importSegmentation(folder / "organs.nrrd", reference, model, options=options, output=output)
+                    seconds["import"] = time.perf_counter() - began
+                    volumes, notFound = measuredVolumes(node, model, options)
+                    ended = Result(node, volumes, notFound, check.warning, seconds | outcome.result.get("stages", {}))
+            except Exception as error:
+                ended = Outcome(1, {}, "import", str(error))
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+            onFinished(ended)
 
         try:
+            self._worker.prepare()  # it starts while the CT is being written
             began = time.perf_counter()
             exportVolume(volume, folder / "ct.nrrd")
             seconds["export"] = time.perf_counter() - began
-            self._process = self._startProcess(
+            self._process = self._worker.run(
                 segmentArguments(folder, model, options), folder, onFinished=finish, onProgress=onProgress, onLog=onLog
             )
         except BaseException:
@@ -110,12 +116,14 @@ class SegmentationLogic:
     def cancel(self) -> None:
         """Ask the running command to stop; `onFinished` hears of it."""
         if self.running:
+            self._cancelled = True
             self._process.cancel()
 
-    def kill(self) -> None:
-        """End the running command and all its processes at once."""
+    def stop(self) -> None:
+        """End the running command and the worker at once."""
         if self.running:
             self._process.kill()
+        self._worker.stop()
 
     def segment(self, volume: Any, model: ModelEntry, *, options: Options | None = None, output: Any = None) -> Any:
         """Segment `volume` and wait, while Slicer goes on living; the segmentation node.

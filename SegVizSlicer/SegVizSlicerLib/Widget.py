@@ -91,7 +91,7 @@ class Widget:
 
     def cleanup(self, *, closing: bool = True) -> None:
         """The module goes away: jobs of a click end; `closing` asks whether a joined site goes on."""
-        self.segment.logic.kill()
+        self.segment.logic.stop()
         self.federation.cleanup(closing=closing)
 
     def _saveLog(self) -> None:

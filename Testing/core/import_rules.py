@@ -21,8 +21,10 @@ STANDARD_LIBRARY = {
     "federation.schema",
     "federation.settings",
     "labels",
+    "local_socket",
     "model_commands",
     "model_header",
+    "worker",
 }
 """Import nothing but the standard library: the start of the command line, and what Slicer's process reads."""
 

@@ -10,9 +10,9 @@ import numpy as np
 import qt
 import slicer
 import vtk
-from SegVizSlicerLib.CoreProcess import CANCELLED_EXIT_CODE, Outcome
 from SegVizSlicerLib.FederationLogic import FederationLogic
 from SegVizSlicerLib.Policy import Policy
+from SegVizSlicerLib.Report import CANCELLED_EXIT_CODE, Outcome
 from SegVizSlicerLib.SegmentationLogic import SegmentationLogic
 from SegVizSlicerLib.Widget import Widget
 
@@ -121,6 +121,21 @@ class FakeProcess:
         self.running = False
 
 
+class FakeWorker:
+    """Stands for Worker: every job is a process of `startProcess`."""
+
+    busy = False
+
+    def __init__(self, startProcess: Any = FakeProcess) -> None:
+        self.run = startProcess
+
+    def prepare(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
 class NothingMissing:
     """Stands for Dependencies: everything is installed."""
 
@@ -144,8 +159,13 @@ class NothingMissing:
         return []
 
 
-def make_window(folder: Path, *, process: Any = FakeProcess, policy: Policy | None = None, **options: Any) -> Widget:
-    """The window on the real .ui and scene, with a parameter node; no module around it."""
+def make_window(
+    folder: Path, *, process: Any = FakeProcess, worker: Any = None, policy: Policy | None = None, **options: Any
+) -> Widget:
+    """The window on the real .ui and scene, with a parameter node; no module around it.
+
+    `process` runs the commands, and those of Apply too where there is no `worker`.
+    """
     from SegVizSlicerLib.Parameters import Parameters, chooseFirstCT
     from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
@@ -156,7 +176,7 @@ def make_window(folder: Path, *, process: Any = FakeProcess, policy: Policy | No
     window = Widget(
         ui,
         RESOURCES,
-        segmentation=SegmentationLogic(process),
+        segmentation=SegmentationLogic(worker or FakeWorker(process)),
         federation=FederationLogic(folder / "sites", process),
         dependencies=options.pop("dependencies", NothingMissing(folder)),
         policy=policy or Policy(),

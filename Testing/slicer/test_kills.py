@@ -42,9 +42,9 @@ def test_a_killed_process_of_a_click_leaves_no_orphan_and_no_hang(
     for _ in range(TIMES):
         window.ui.applyButton.click()
         process = window.segment.logic._process
-        process_events(lambda process=process: process._pid, 60)  # the line `started`
+        process_events(lambda process=process: process.pid, 60)  # the line `started`
         began = time.monotonic()
-        os.kill(process._pid if victim == "python" else process._process.pid, signal.SIGKILL)
+        os.kill(process.pid if victim == "python" else process._process.pid, signal.SIGKILL)
         if victim == "launcher":  # Python goes on without it, and must still obey
             window.ui.applyButton.click()
         process_events(lambda: not window.state.busy, 60)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from scenes import OBLIQUE, FakeProcess, add_ct, make_window, write_model
+from scenes import OBLIQUE, FakeProcess, FakeWorker, add_ct, make_window, write_model
 from SegVizSlicerLib.Models import readModel
 from SegVizSlicerLib.SegmentationLogic import (
     Options,
@@ -234,8 +234,10 @@ class TestRunning:
 
     def test_a_result_on_another_grid_is_refused(self, window, a_ct):
         window.ui.applyButton.click()
-        with pytest.raises(RuntimeError, match="does not lie on the grid of the CT"):
-            FakeProcess.started[0].finish(np.ones((3, 4, 5), np.uint8))
+        FakeProcess.started[0].finish(np.ones((3, 4, 5), np.uint8))
+        assert window.state is State.Failed
+        assert window.ui.statusLabel.text == "The result does not lie on the grid of the CT: please report this."
+        assert not FakeProcess.started[0].folder.exists()
         assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLLabelMapVolumeNode") == 0
 
     def test_a_declined_installation_is_said(self, user_folder, a_ct):
@@ -272,5 +274,5 @@ def test_a_script_gets_the_node_without_a_window(user_folder, a_ct):
             self.finish(labels_like(a_ct, 1, 4))
 
     model = readModel(write_model(user_folder / "m.safetensors"))
-    node = SegmentationLogic(Immediate).segment(a_ct, model)
+    node = SegmentationLogic(FakeWorker(Immediate)).segment(a_ct, model)
     assert list(segments(node)) == ["Liver", "Pancreas"]

@@ -6,13 +6,11 @@ user may read.
 """
 
 import json
-import secrets
-import sys
 from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 
-from segviz_core.atomic import replacing
+from segviz_core import local_socket
 from segviz_core.errors import Cancelled, InputError
 from segviz_core.federation.packets import Packet
 
@@ -42,12 +40,7 @@ class TrainerError(Exception):
 
 def listen(folder: Path) -> Listener:
     """Open a local socket and write where it is into `folder`."""
-    key = secrets.token_bytes(32)
-    listener = Listener(family="AF_PIPE" if sys.platform == "win32" else "AF_UNIX", authkey=key)
-    with replacing(folder / ADDRESS_FILE) as temporary:
-        temporary.touch(mode=0o600)
-        temporary.write_text(json.dumps({"address": listener.address, "key": key.hex()}), encoding="utf-8")
-    return listener
+    return local_socket.listen(folder / ADDRESS_FILE)
 
 
 def serve(listener: Listener, handle: Handle, *, on_error: Callable[[BaseException], None]) -> None:
