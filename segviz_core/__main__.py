@@ -13,12 +13,12 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from segviz_core import __version__, commands, model_commands, worker
 from segviz_core.console import Console
 from segviz_core.errors import Cancelled, SegVizError
-from segviz_core.experiments import commands as experiment_commands
 from segviz_core.federation import commands as federation_commands
 
 _COMMON_HELP = (
@@ -67,7 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_commands(subparsers)
     model_commands.add_commands(subparsers)
     federation_commands.add_commands(subparsers)
-    experiment_commands.add_commands(subparsers)
+    if find_spec("segviz_core.experiments"):  # Slicer's extension comes without them
+        from segviz_core.experiments import commands as experiment_commands
+
+        experiment_commands.add_commands(subparsers)
     worker.add_commands(subparsers, main)
     return parser
 

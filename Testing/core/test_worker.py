@@ -27,7 +27,7 @@ class Running:
         self.thread = threading.Thread(target=worker.serve, args=(options, run_command), daemon=True)
         self.thread.start()
         self.connection = connect(folder)
-        assert list(folder.iterdir()) == []  # nobody else can connect
+        wait_until(lambda: not list(folder.iterdir()))  # nobody else can connect
 
     def send(self, *arguments: str) -> None:
         self.connection.send_bytes(json.dumps(arguments).encode())

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -121,6 +122,16 @@ print("segviz_core" in sys.modules, [n for n in ("rich", "cryptography") if n in
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "True []"
+
+
+def test_the_command_line_starts_from_what_the_extension_ships(tmp_path):
+    """CMakeLists.txt leaves the experiments out."""
+    shutil.copytree(
+        ROOT / "segviz_core", tmp_path / "segviz_core", ignore=shutil.ignore_patterns("experiments", "__pycache__")
+    )
+    command = [sys.executable, "-m", "segviz_core", "segment", "--help"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
