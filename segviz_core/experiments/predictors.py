@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from torch import nn
 
-from segviz_core.inference import margins, merge
 from segviz_core.labels import ORGANS
+from segviz_core.merging import merge
 from segviz_core.meta_model import OrganEntry
 from segviz_core.network import SegVizNet
+from segviz_core.torch_inference import margins
 
 Maps = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -26,8 +26,8 @@ from segviz_core.federation.state import StudyState
 from segviz_core.federation.study import Study
 from segviz_core.federation.study_folder import SETTINGS_FILE
 from segviz_core.federation.weights import create_study, load_arrays
-from segviz_core.inference import margins
 from segviz_core.network import NetworkConfig, SegVizNet
+from segviz_core.torch_inference import margins
 from segviz_core.training import Distillation, train
 from segviz_core.tuning import calibrate, tune_heads
 

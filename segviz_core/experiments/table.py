@@ -19,6 +19,7 @@ from segviz_core.experiments.results import read_results
 from segviz_core.experiments.summaries import DETAILS, Entry, ablation_entries, table_entries
 
 COLUMNS = (*ORDER, "mean")
+SIGNIFICANT = 0.05
 
 NOTES: Mapping[str, str] = {
     "btcv18": "Trained on 12 and scored on 6 cases of BTCV, in three folds: these numbers are not comparable with the "
@@ -102,7 +103,8 @@ def _explained_comparisons() -> str:
     return (
         "Difference in Dice, segviz+ minus the other row, paired by case, with its 95 % bootstrap interval (seeds "
         f"nested), p of Wilcoxon's signed-rank test after Holm, and rank-biserial effect. Non-inferior to central "
-        f"marginal: lower end above -{NOT_INFERIOR}."
+        f"marginal: lower end above -{NOT_INFERIOR}. An organ's difference has a star where p after Holm is below "
+        f"{SIGNIFICANT}."
     )
 
 
@@ -128,18 +130,34 @@ def _published(source: str, entry: Entry) -> str:
     if entry.mode != "single":
         found = found if entry.evaluation == "assembled" else []
     return "; ".join(
-        " / ".join(_spread(d, s, digits=2) for d, s in zip(row.dice, row.sd, strict=True)) for row in found
+        " / ".join(_short(_spread(d, s, digits=2)) for d, s in zip(row.dice, row.sd, strict=True)) for row in found
     )
 
 
 def _comparison_table(compared: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
-    heads = ["segviz+", "minus", "Nodes", "Organ", "Difference", "95 % interval", "p (Holm)", "Effect", "Pairs"]
+    heads = ["segviz+", "minus", "Nodes", "Mean", "95 % interval", "p (Holm)", "Effect", "Pairs", *ORDER]
     rows = []
-    for one in compared:
-        d = one.difference
-        numbers = [f"{d.mean:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", _p(one.p_holm), f"{d.effect:+.2f}", str(d.pairs)]
-        rows.append([one.evaluation, one.other, str(one.nodes), one.organ, *numbers])
+    for mean in (one for one in compared if one.organ == "mean"):
+        organs = {one.organ: one for one in compared if _same_rows(one, mean)}
+        d = mean.difference
+        numbers = [
+            f"{d.mean:+.3f}",
+            f"{d.low:+.3f} to {d.high:+.3f}",
+            _p(mean.p_holm),
+            f"{d.effect:+.2f}",
+            str(d.pairs),
+        ]
+        by_organ = [_starred(organs[organ]) if organ in organs else "-" for organ in ORDER]
+        rows.append([mean.evaluation, mean.other, str(mean.nodes), *numbers, *by_organ])
     return heads, rows
+
+
+def _same_rows(one: Comparison, other: Comparison) -> bool:
+    return (one.evaluation, one.other, one.nodes) == (other.evaluation, other.other, other.nodes)
+
+
+def _starred(one: Comparison) -> str:
+    return f"{one.difference.mean:+.3f}" + ("*" if one.p_holm < SIGNIFICANT else "")
 
 
 def _detail_table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
@@ -173,6 +191,11 @@ def _spread(value: float | None, sd: float | None, *, digits: int = 3) -> str:
         return "-"
     text = f"{value:.{digits}f}"
     return text if sd is None else f"{text} ± {sd:.{digits}f}"
+
+
+def _short(text: str) -> str:
+    """`0.88 ± 0.15` as `.88±.15`: one line of a narrow column."""
+    return text.replace("0.", ".").replace(" ", "")
 
 
 def _p(value: float) -> str:
