@@ -110,6 +110,13 @@ def test_killed_superlink_loses_no_round(federation: Federation) -> None:
     federation.grows()
 
 
+def test_killed_front_loses_no_round_and_says_nothing_about_its_guests(federation: Federation) -> None:
+    kill(federation.study, "federation.front ")
+    federation.grows(2)
+    said = [journal.heard(line) for line in (federation.study / "logs" / "front.log").read_text().splitlines()]
+    assert [row and row["event"] for row in said] == ["listening", "listening"]
+
+
 def test_killed_coordinator_ends_all_its_processes_and_resumes(federation: Federation) -> None:
     before = federation.finished
     federation.coordinator.end(signal.SIGKILL)
@@ -166,12 +173,17 @@ def test_killed_supervisor_ends_all_processes_of_the_site_which_can_join_again(f
     federation.grows()
 
 
-def test_site_added_while_the_study_runs_can_join(federation: Federation) -> None:
+def test_site_added_while_the_study_runs_can_join_and_be_removed(federation: Federation) -> None:
     federation.kits["east"] = coordinator.add_site(federation.study, "east", allow=["kidneys"])
     assert join(federation.kits["east"], federation.folder / "east", "kidneys")["state"] == "online"
     members = federation.study / "checkpoint.safetensors"
     wait_until(lambda: any(m.site == "east" for m in StudyState.load(members).members.values()), 60)
-    site.leave(federation.folder / "east")
+    assert coordinator.remove_site(federation.study, "east")
+    wait_until(lambda: not site.status(federation.folder / "east")["running"], 30)
+    status = site.status(federation.folder / "east")
+    assert (status["state"], status["message"]) == ("removed", "Removed by the coordinator.")
+    assert coordinator.status(federation.study)["removed"] == {"east": "left"}
+    federation.grows()
 
 
 def test_leaving_ends_every_process_of_the_site(federation: Federation) -> None:
