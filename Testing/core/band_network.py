@@ -32,7 +32,6 @@ class BandNetwork:
         self.seen: list[tuple[int, ...]] = []
 
     def margins(self, voxels):
-        assert all(size % 4 == 0 for size in voxels.shape)
         self.seen.append(voxels.shape)
         low, high = self.model.contract.window_hu
         hu = voxels * np.float32(high - low) + np.float32(low)

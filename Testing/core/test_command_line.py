@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 from random_model import random_ct, random_model
 
 from segviz_core.volumes import Volume, read_labels, same_grid, write_labels
@@ -40,6 +41,12 @@ def assert_one_sentence(done, exit_code, words):
     assert sentence.endswith(".")
     assert hint == "" or hint.startswith("  ")
     assert all("/" in line for line in progress), done.stderr  # such as `network 3/12`
+
+
+def write_ct(path, ct):
+    image = SimpleITK.GetImageFromArray(ct.voxels.transpose(2, 1, 0))
+    image.SetSpacing(ct.spacing_mm)
+    SimpleITK.WriteImage(image, str(path))
 
 
 def events(text):
@@ -123,6 +130,10 @@ def test_json_tells_process_progress_and_result_with_the_newest_model(folder, se
         assert organ["ml"] == pytest.approx(counts[organ["value"]] * voxel_ml, abs=0.01)
         assert organ["terminology"].startswith("Segmentation category and type")
     assert last["not_found"] == []
+    assert last["precision"] in ("fp32", "bf16")
+    assert [start < stop for start, stop in last["region"]] == [True] * 3
+    assert list(last["stages"]) == ["read", "load", "locate", "prepare", "network", "restore", "write"]
+    assert sum(last["stages"].values()) <= last["seconds"]
 
 
 def test_a_person_reads_volumes_and_the_time(folder):
@@ -135,6 +146,39 @@ def test_a_person_reads_volumes_and_the_time(folder):
     assert float(spleen.split()[1]) > 1
     assert file.startswith(str(folder / "few.nrrd"))
     assert set(np.unique(read_labels(folder / "few.nrrd").voxels)) == {0, 2}
+
+
+def test_a_ct_of_nothing_but_air_is_answered_with_a_sentence(folder):
+    air = np.random.default_rng(0).normal(-1000, 10, (20, 20, 20)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(air, np.diag([5, 5, 5, 1])), folder / "air.nii.gz")
+    done = run("segment", folder / "air.nii.gz", folder / "none.nii.gz", "--model", folder / "model.safetensors")
+    assert done.returncode == EXIT["done"], done.stderr
+    _, sentence, organs, _ = done.stdout.splitlines()
+    assert sentence == "This CT shows nothing but air."
+    assert organs == "Not found: Liver, Spleen, Kidneys, Pancreas."
+    assert not read_labels(folder / "none.nii.gz").voxels.any()
+
+
+def test_segmenting_on_a_processor_needs_no_torch(folder):
+    """Nor monai, Flower, rich or nibabel: a radiologist's computer has numpy, SimpleITK, openvino and safetensors."""
+    write_ct(folder / "ct.nrrd", random_ct())
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'monai', 'flwr', 'rich', 'nibabel'): sys.modules[name] = None\n"
+        "from segviz_core.__main__ import main\n"
+        "ended = main(sys.argv[1:])\n"
+        "sys.exit(ended or len({'scipy', 'torch'} & {name for name, module in sys.modules.items() if module}))\n"
+    )
+    arguments = ("segment", folder / "ct.nrrd", folder / "light.nrrd", "--model", folder / "model.safetensors")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments), "--device", "cpu"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == EXIT["done"], done.stderr
+    assert set(np.unique(read_labels(folder / "light.nrrd").voxels)) == {0, 1, 2, 3, 4}
 
 
 def test_info_needs_no_package_and_shows_organs_and_provenance(folder):
