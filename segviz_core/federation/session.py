@@ -32,15 +32,15 @@ META_MODEL_FILE = "meta_model.safetensors"
 
 
 class SiteSession:
-    """One site in one study. `site` holds the prepared cases, `work` what must survive a kill."""
+    """One site in one study, trained on `device`. `site` holds the prepared cases, `work` what must survive a kill."""
 
-    def __init__(self, settings: SiteSettings, site: Site, work: Path) -> None:
-        self.settings, self.site, self.work = settings, site, work
+    def __init__(self, settings: SiteSettings, site: Site, work: Path, *, device: str = "cpu") -> None:
+        self.settings, self.site, self.work, self.device = settings, site, work, device
         work.mkdir(parents=True, exist_ok=True)
         self.organs = site.label_set.organs
         self.config = NetworkConfig.from_dict(settings.network)
         self._template = template_of(self.config)
-        self._training = TrainingState(work, self.config, organs=self.organs, seed=settings.seed)
+        self._training = TrainingState(work, self.config, organs=self.organs, seed=settings.seed, device=device)
         self._answered: tuple[str, Packet] | None = None
         load_targets(work, site.training_cases)
 
@@ -117,7 +117,7 @@ class SiteSession:
                 continue
             prefix = name.removesuffix("representation")
             heads = {g.removeprefix(f"{prefix}head/"): h for g, h in request.arrays.items() if f"{prefix}head/" in g}
-            network = SegVizNet(self.config, list(heads))
+            network = SegVizNet(self.config, list(heads)).to(self.device)
             load_arrays(network.representation, arrays)
             for organ, head in heads.items():
                 load_arrays(network.head(organ), head)
@@ -226,7 +226,7 @@ class SiteSession:
         return self._reply(request)
 
     def _assembled(self, request: Packet) -> SegVizNet:
-        network = SegVizNet(self.config, self._all_organs(request))
+        network = SegVizNet(self.config, self._all_organs(request)).to(self.device)
         self._fill(network, request)
         return network
 

@@ -16,8 +16,10 @@ from segviz_core.training import set_trainable
 class TrainingState:
     """Phase 1 is kept by its step, phase 2 by its round; `organs` are the site's own, `seed` the study's."""
 
-    def __init__(self, work: Path, config: NetworkConfig, *, organs: tuple[str, ...], seed: int) -> None:
-        self._work, self._config, self._organs, self._seed = work, config, organs, seed
+    def __init__(
+        self, work: Path, config: NetworkConfig, *, organs: tuple[str, ...], seed: int, device: str = "cpu"
+    ) -> None:
+        self._work, self._config, self._organs, self._seed, self._device = work, config, organs, seed, device
         self._shared: tuple[int, SegVizNet, torch.optim.Optimizer] | None = None
 
     def keep_common(self, representation: Arrays) -> None:
@@ -81,7 +83,7 @@ class TrainingState:
         self._shared = (number, network, optimizer)
 
     def _new(self, organs: tuple[str, ...]) -> tuple[SegVizNet, torch.optim.Optimizer]:
-        network = SegVizNet(self._config, organs)
+        network = SegVizNet(self._config, organs).to(self._device)
         return network, torch.optim.Adam(set_trainable(network, own=self._organs), 1e-3)
 
 

@@ -39,7 +39,7 @@ def initial_head(config: NetworkConfig, *, seed: int, organ: str) -> Head:
 
 def to_arrays(module: nn.Module) -> Arrays:
     """Copies of all state entries, by key."""
-    return {key: np.array(value.detach().numpy(), copy=True) for key, value in module.state_dict().items()}
+    return {key: np.array(value.detach().cpu().numpy(), copy=True) for key, value in module.state_dict().items()}
 
 
 def load_arrays(module: nn.Module, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -67,7 +67,7 @@ def load_training(path: Path, network: SegVizNet, optimizer: torch.optim.Optimiz
     for key, value in tensors.items():
         if key.startswith("adam|"):
             _, name, entry = key.split("|")
-            optimizer.state[parameters[name]][entry] = value
+            optimizer.state[parameters[name]][entry] = value if entry == "step" else value.to(parameters[name].device)
 
 
 def _template(network: SegVizNet) -> Template:
