@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from toy_study import write_toy_study
 
+from segviz_core.atomic import write_json
 from segviz_core.console import Console
 from segviz_core.errors import InputError
 from segviz_core.federation import coordinator
 from segviz_core.federation.commands import add_commands
 from segviz_core.federation.kit import read_kit
+from segviz_core.federation.running import only_one
 
 
 class Results(Console):
@@ -100,9 +102,40 @@ def test_export_before_the_first_round_says_what_to_wait_for(study: Path, tmp_pa
 
 
 def test_status_is_text_for_people_and_values_for_programs(study: Path) -> None:
+    coordinator.add_site(study, "north")
     found = run("coordinator", "status", study)
     assert found.values["state"] == "new"
-    assert "state: new\n" in found.text
+    assert [(row["site"], row["online"], row["seen"]) for row in found.values["sites"]] == [("north", False, None)]
+    assert found.text.splitlines() == [
+        "state: new",
+        "  Not started yet.",
+        f"rounds finished: 0 of {found.values['rounds']}",
+        "site north: not seen yet",
+        "certificate: 730 days left, its authority 1825",
+    ]
+
+
+def test_status_of_a_running_study_names_sites_and_rejections(study: Path) -> None:
+    for name in ("east", "north", "south", "west"):
+        coordinator.add_site(study, name)
+    coordinator.remove_site(study, "west")
+    seen = 1766.5
+    rows = {
+        name: {"online": name != "south", "seen": seen, "doing": "asked", "round": 2} for name in ("north", "south")
+    }
+    rows["east"] = {**rows["north"], "doing": "rejected", "reason": "NaN"}
+    write_json(study / "presence.json", {**rows, "west": rows["south"]})
+    row = {"time": seen, "round": 1, "stage": "declare", "complete": True, "seconds": 3.0}
+    row |= {"sites": {}, "rejected": {"east": "expected finite numbers, found NaN"}}
+    (study / "history.jsonl").write_text(json.dumps(row) + "\n")
+    coordinator.write_status(study, state="running", stage="train", round=2)
+    with only_one(study, what="The coordinator"):
+        text = run("coordinator", "status", study).text
+    assert "site north: online, training together\n" in text
+    assert "site east: online, reply rejected: NaN\n" in text
+    assert "site south: offline, last seen 1970-01-01 " in text
+    assert "site west: removed (left)\n" in text
+    assert "rejected in round 1: east: expected finite numbers, found NaN\n" in text
 
 
 def test_stop_names_a_study_that_does_not_run(study: Path) -> None:

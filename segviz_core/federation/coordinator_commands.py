@@ -1,7 +1,8 @@
 """The group `coordinator` of the command line. Start-up imports the standard library only."""
 
 import argparse
-import json
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ from segviz_core.arguments import names
 
 if TYPE_CHECKING:
     from segviz_core.console import Console
+
+_SHOWN_REJECTIONS = 5
 
 Subparsers = Any  # argparse._SubParsersAction[ArgumentParser]: private in the standard library
 
@@ -143,9 +146,12 @@ def _start(options: argparse.Namespace, console: "Console") -> None:
 
 def _status(options: argparse.Namespace, console: "Console") -> None:
     from segviz_core.federation import coordinator
+    from segviz_core.federation.dashboard import dashboard
 
-    status = coordinator.status(options.study)
-    console.result(status, "\n".join(f"{name}: {_plain(value)}" for name, value in status.items()))
+    page = dashboard(options.study)
+    shared = {name: page[name] for name in ("study", "rounds", "stage_title", "time_left", "sites", "rejections")}
+    values = coordinator.status(options.study) | shared
+    console.result(values, "\n".join(_status_lines(values)))
 
 
 def _dashboard(options: argparse.Namespace, console: "Console") -> None:
@@ -180,5 +186,28 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"The settings file {path} cannot be read: {error}.", hint="Expected a TOML file.") from error
 
 
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _status_lines(values: Mapping[str, Any]) -> Iterator[str]:
+    """What a person wants to know: state, round, sites with last seen, rejections, days left."""
+    yield f"state: {values['state']}"
+    if values.get("message"):
+        yield f"  {values['message']} {values.get('hint', '')}".rstrip()
+    now = [str(values["stage_title"]) if values["running"] else ""]
+    now += [f"about {values['time_left']} left"] if values["time_left"] else []
+    yield ", ".join(filter(None, [f"rounds finished: {values['finished_rounds']} of {values['rounds']}", *now]))
+    for site in values["sites"]:
+        yield f"site {site['site']}: {_site_text(site, values['removed'])}"
+    for row in values["rejections"][:_SHOWN_REJECTIONS]:
+        yield f"rejected in round {row['round']}: {row['site']}: {row['reason']}"
+    days, authority = values["certificate_days_left"], values["authority_days_left"]
+    yield f"certificate: {days:.0f} days left, its authority {authority:.0f}"
+
+
+def _site_text(site: Mapping[str, Any], removed: Mapping[str, str]) -> str:
+    organs = f", {'+'.join(site['organs'])}, {site['cases']} cases" if site["organs"] else ""
+    if site["site"] in removed:
+        return f"removed ({removed[site['site']]}){organs}"
+    if site["online"]:
+        return f"online{', ' if site['doing'] else ''}{site['doing']}{organs}"
+    if not site["seen"]:
+        return f"not seen yet{organs}"
+    return f"offline, last seen {time.strftime('%Y-%m-%d %H:%M', time.localtime(site['seen']))}{organs}"
