@@ -83,9 +83,10 @@ def segment(
     shown = _shown(model, organs)
     contract = _contract(model.contract, spacing_mm, fast=fast)
     clock = _Clock()
-    report("load", 0, 1)
-    with clock.stage("load"):
-        network = network or load(model, device=device, precision=precision, threads=threads)
+    if network is None:
+        report("load", 0, 1)
+        with clock.stage("load"):
+            network = load(model, device=device, precision=precision, threads=threads)
     scan = _Scan(model, ct, contract, network, memory_mb or MEMORY_MB)
 
     report("locate", 0, 1)

@@ -7,6 +7,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from segviz_core.model_header import file_hash, read_header
 if TYPE_CHECKING:
     from segviz_core.console import Console
     from segviz_core.evaluation import OrganScore
+    from segviz_core.meta_model import MetaModel
+    from segviz_core.networks import Network
 
 Subparsers = Any  # argparse._SubParsersAction[ArgumentParser]: private in the standard library
 
@@ -58,26 +61,25 @@ def add_commands(subparsers: Subparsers) -> None:
 def _segment(options: argparse.Namespace, console: "Console") -> None:
     started = time.perf_counter()
     from segviz_core.inference import segment
-    from segviz_core.meta_model import MetaModel
     from segviz_core.volumes import check_output, read_ct, write_labels
 
     check_output(options.out)
-    model = MetaModel.load(options.model or _newest_model())
+    console.progress("load", 0, 1)
+    model, network, model_hash = _ready(
+        options.model or _newest_model(), device=options.device, precision=options.precision, threads=options.threads
+    )
+    loaded = time.perf_counter()
     console.progress("read", 0, 1)
     ct = read_ct(options.ct)
     console.progress("read", 1, 1)
-
-    reading = time.perf_counter() - started
-
+    read = time.perf_counter()
     found = segment(
         model,
         ct,
+        network=network,
         organs=options.organs,
         spacing_mm=options.spacing,
         fast=options.fast,
-        device=options.device,
-        precision=options.precision,
-        threads=options.threads,
         memory_mb=options.memory_gb and options.memory_gb * 1000,
         split_kidneys=options.split_kidneys,
         on_progress=console.progress,
@@ -87,7 +89,7 @@ def _segment(options: argparse.Namespace, console: "Console") -> None:
     write_labels(options.out, found.labels, like=ct)
     ended = time.perf_counter()
     seconds = round(ended - started, 2)
-    stages = {"read": round(reading, 3), **found.seconds, "write": round(ended - writing, 3)}
+    stages = {"load": loaded - started, "read": read - loaded, **found.seconds, "write": ended - writing}
 
     titles = {entry.name: entry.title for entry in found.organs}
     organs = [
@@ -107,20 +109,40 @@ def _segment(options: argparse.Namespace, console: "Console") -> None:
         lines.append("This CT shows nothing but air.")
     if found.not_found:
         lines.append(f"Not found: {', '.join(titles[name] for name in found.not_found)}.")
-    lines.append(f"{options.out}, {seconds:.1f} s in {found.precision}, model {model.hash[:12]}")
+    lines.append(f"{options.out}, {seconds:.1f} s in {found.precision}, model {model_hash[:12]}")
     console.result(
         {
             "output": str(options.out),
             "organs": organs,
             "not_found": found.not_found,
             "seconds": seconds,
-            "stages": stages,
+            "stages": {stage: round(value, 3) for stage, value in stages.items()},
             "precision": found.precision,
             "region": found.region,
-            "model_hash": model.hash,
+            "model_hash": model_hash,
         },
         "\n".join(lines),
     )
+
+
+def _ready(file: Path, *, device: str, precision: str, threads: int | None) -> tuple["MetaModel", "Network", str]:
+    """The model in `file`, ready to run, and its hash; the warm worker has it from one click to the next."""
+    try:
+        state = file.stat()
+    except OSError:
+        return _load(file, None, device, precision, threads)  # which says what is wrong
+    return _load(file, (state.st_ino, state.st_mtime_ns, state.st_size), device, precision, threads)
+
+
+@lru_cache(maxsize=1)
+def _load(
+    file: Path, _state: Sequence[int] | None, device: str, precision: str, threads: int | None
+) -> tuple["MetaModel", "Network", str]:
+    from segviz_core.meta_model import MetaModel
+    from segviz_core.networks import load
+
+    model = MetaModel.load(file)
+    return model, load(model, device=device, precision=precision, threads=threads), file_hash(file)
 
 
 def _newest_model() -> Path:

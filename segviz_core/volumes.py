@@ -220,8 +220,16 @@ def _read_itk(path: Path) -> Volume:
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (image.GetDimension(),) * 2)[:3, :3] * image.GetSpacing()[:3]
     affine[:3, 3] = image.GetOrigin()[:3]
-    voxels = sitk.GetArrayFromImage(image).reshape(image.GetSize()[2::-1]).transpose(2, 1, 0)
+    voxels = np.asarray(_Buffer(image)).reshape(image.GetSize()[2::-1]).transpose(2, 1, 0)
     return Volume(voxels, _RAS_FROM_LPS @ affine)
+
+
+class _Buffer:
+    """What numpy needs to use an image's voxels where they lie; arrays made of it keep the image alive."""
+
+    def __init__(self, image: sitk.Image) -> None:
+        self._image = image
+        self.__array_interface__ = sitk.GetArrayViewFromImage(image).__array_interface__
 
 
 def _write_itk(path: Path, labels: NDArray[np.uint8], like: Volume) -> None:

@@ -132,8 +132,8 @@ def test_json_tells_process_progress_and_result_with_the_newest_model(folder, se
     assert last["not_found"] == []
     assert last["precision"] in ("fp32", "bf16")
     assert [start < stop for start, stop in last["region"]] == [True] * 3
-    assert list(last["stages"]) == ["read", "load", "locate", "prepare", "network", "restore", "write"]
-    assert sum(last["stages"].values()) <= last["seconds"]
+    assert list(last["stages"]) == ["load", "read", "locate", "prepare", "network", "restore", "write"]
+    assert sum(last["stages"].values()) < last["seconds"] + 0.02
 
 
 def test_a_person_reads_volumes_and_the_time(folder):

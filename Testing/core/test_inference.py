@@ -42,7 +42,7 @@ def test_labels_lie_on_the_grid_of_the_ct_and_volumes_are_counted(reference):
         voxels = int((reference.labels == entry.value).sum())
         assert voxels > 50
         assert reference.volumes_ml[entry.name] == pytest.approx(voxels * 6 * 6 * 7 / 1000)
-    assert {"load", "locate", "prepare", "network", "restore"} == reference.seconds.keys()
+    assert {"locate", "prepare", "network", "restore"} == reference.seconds.keys()
 
 
 def test_two_runs_give_the_same_voxels(reference):
@@ -149,7 +149,7 @@ def test_a_memory_limit_below_the_smallest_tile_is_refused_with_what_it_takes():
         segment(MODEL, banded_ct(), network=NETWORK, memory_mb=200)
 
 
-@pytest.mark.parametrize("stage", ["load", "locate", "prepare", "network", "restore"])
+@pytest.mark.parametrize("stage", ["locate", "prepare", "network", "restore"])
 def test_every_stage_can_be_cancelled(stage):
     def cancel(name, done, total):
         if name == stage:
