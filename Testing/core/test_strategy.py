@@ -1,14 +1,13 @@
 """The server's loop against a Grid in memory: what sites send, when they are late, when they are gone."""
 
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import toy_trainer
 from flwr.app import Error, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
+from memory_grid import MemoryGrid, as_in_a_run
 from toy_study import assert_same_weights, reference, write_toy_study
 
 from segviz_core.errors import InputError, SegVizError
@@ -18,31 +17,6 @@ from segviz_core.federation.study import Study
 
 SITES = {1: "north", 2: "south"}
 ORGANS = {"north": ["liver"], "south": ["spleen"]}
-
-Answer = Callable[[int, Message], Message | None]
-
-
-class MemoryGrid:
-    """Flower's Grid without processes: `answer` gives the reply of a node, or None for silence."""
-
-    def __init__(self, answer: Answer, online: Callable[[], list[int]] = lambda: list(SITES)) -> None:
-        self._answer, self.get_node_ids = answer, online
-        self._replies: dict[str, Message] = {}
-        self._ids = (str(number) for number in itertools.count())
-        self.pushed: list[Message] = []
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        ids = []
-        for message in messages:
-            self.pushed.append(message)
-            ids.append(next(self._ids))
-            message.metadata.__dict__["_message_id"] = ids[-1]
-            if reply := self._answer(message.metadata.dst_node_id, message):
-                self._replies[ids[-1]] = reply
-        return ids
-
-    def pull_messages(self, ids: Iterable[str]) -> list[Message]:
-        return [self._replies.pop(name) for name in ids if name in self._replies]
 
 
 def honest(node: int, message: Message) -> Message:
@@ -67,8 +41,7 @@ def play(folder: Path, grid: MemoryGrid, **settings: Any) -> tuple[Study, list[d
 @pytest.fixture(autouse=True)
 def _run_without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strategy, "POLL_S", 0.01)
-    for name in ("_run_id", "_node_id", "_task_id"):  # Flower's processes have these from their task
-        monkeypatch.setattr(TaskIdentity, name, 1)
+    as_in_a_run(monkeypatch)
 
 
 def test_rounds_end_with_the_weights_of_the_study_alone(tmp_path: Path) -> None:

@@ -5,14 +5,13 @@ Reads only: status.json, history.jsonl, presence.json, sites/, the settings, and
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from segviz_core.federation import coordinator, journal
 from segviz_core.federation.presence import read_presence
-from segviz_core.federation.schedule import schedule
-from segviz_core.federation.settings import StudySettings
+from segviz_core.federation.schedule import Round, schedule
 from segviz_core.federation.study import CHECKPOINT_FILE, HISTORY_FILE
 from segviz_core.federation.time_left import rounded, seconds_left
 from segviz_core.labels import CURVE_COLORS, ORGANS, OTHER_CURVE_COLOR
@@ -22,6 +21,7 @@ STAGES = {
     "train-local": "training alone",
     "expert": "sending its expert",
     "label": "labelling with the others' experts",
+    "train-head": "training the head of a new organ",
     "train": "training together",
     "tune": "tuning its heads",
     "evaluate": "evaluating",
@@ -46,7 +46,8 @@ def dashboard(folder: Path) -> dict[str, Any]:
         InputError: there is no study in `folder`.
     """
     settings, status = coordinator.read_settings(folder), coordinator.status(folder)
-    rows, members = journal.read(folder / HISTORY_FILE), _members(folder)
+    rows, (members, amendments) = journal.read(folder / HISTORY_FILE), _from_checkpoint(folder)
+    rounds = schedule(settings, amendments)
     complete = {row["round"]: row for row in rows if row.get("complete")}
     finished = [complete[number] for number in sorted(complete)]
     sites = _sites(status, read_presence(folder), members, rows)
@@ -58,12 +59,12 @@ def dashboard(folder: Path) -> dict[str, Any]:
         "hint": status.get("hint", ""),
         "running": status["running"],
         "time": round(time.time(), 3),
-        "round": min(status["finished_rounds"] + 1, len(schedule(settings))),
-        "rounds": len(schedule(settings)),
+        "round": min(status["finished_rounds"] + 1, len(rounds)),
+        "rounds": len(rounds),
         "stage_title": STAGES.get(str(status.get("stage")), ""),
         "finished_rounds": status["finished_rounds"],
-        "time_left": _time_left(settings, status, finished),
-        "certificate_days_left": status["certificate_days_left"],
+        "time_left": _time_left(rounds, status, finished),
+        "certificate_days_left": min(status["certificate_days_left"], status["authority_days_left"]),
         "bytes_sent": sum(site["bytes_sent"] for site in sites),
         "bytes_received": sum(site["bytes_received"] for site in sites),
         "sites": sites,
@@ -76,7 +77,7 @@ def dashboard(folder: Path) -> dict[str, Any]:
 def _sites(
     status: Mapping[str, Any], presence: Mapping[str, Any], members: Members, rows: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Per site: site, organs, cases, online, seen (or None), doing (words), dice (last), bytes, rejections."""
+    """Per site: site, removed, organs, cases, online, seen (or None), doing (words), dice (last), bytes, rejections."""
     names = sorted({*status["sites"], *presence, *members})
     return [_site(name, status, presence.get(name, {}), members.get(name, {}), rows) for name in names]
 
@@ -95,6 +96,7 @@ def _site(
     online = bool(status["running"] and presence.get("online"))
     return {
         "site": name,
+        "removed": status["removed"].get(name, ""),
         "organs": list(member.get("organs", ())),
         "cases": max(member.get("cases", {}).values(), default=0),
         "online": online,
@@ -163,8 +165,7 @@ def _rejections(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found[::-1][:_MOST_REJECTIONS]
 
 
-def _time_left(settings: StudySettings, status: Mapping[str, Any], finished: list[dict[str, Any]]) -> str:
-    rounds = schedule(settings)
+def _time_left(rounds: Sequence[Round], status: Mapping[str, Any], finished: list[dict[str, Any]]) -> str:
     if not finished or status["state"] not in ("running", "waiting") or len(finished) >= len(rounds):
         return ""
     return rounded(seconds_left(rounds, finished))
@@ -198,15 +199,16 @@ def _metrics(site: Mapping[str, Any], prefix: str) -> dict[str, float]:
     return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
 
-def _members(folder: Path) -> Members:
-    """Organs and cases of the sites that have declared themselves, by name, from the checkpoint's header alone.
+def _from_checkpoint(folder: Path) -> tuple[Members, list[tuple[int, str]]]:
+    """The sites that have declared themselves, by name, and what changed in the plan; from the file's header alone.
 
     A checkpoint that cannot be read is the coordinator's business to report, and none is there before round 1 ends.
     """
     try:
         with (folder / CHECKPOINT_FILE).open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        members = json.loads(header["__metadata__"]["state"])["members"]
-        return {member["site"]: member for member in members.values()}
+        state = json.loads(header["__metadata__"]["state"])
+        members = {member["site"]: member for member in state["members"].values()}
+        return members, [(after, what) for after, what in state.get("amendments", [])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
-        return {}
+        return {}, []

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segviz_core.federation.dashboard import dashboard
+from segviz_core.federation.time_left import rounded
 
 _REFRESH_S, _POLL_S, _MOST_REJECTIONS, _WIDTH = 2.0, 0.25, 5, 24
 _BARS = "\N{LOWER ONE EIGHTH BLOCK}▂▃▄▅▆▇█"
@@ -64,11 +65,9 @@ def _head(data: dict[str, Any]) -> RenderableType:
 def _sites(data: dict[str, Any]) -> Table:
     table = _table("Site", "Connection", "Doing", "Organs", "Sent", "Received", "Rejected")
     for site in data["sites"]:
-        ago = data["time"] - site["seen"] if site["seen"] else None
-        seen = "online" if site["online"] else "not seen yet" if ago is None else f"offline, seen {ago:.0f} s ago"
         table.add_row(
             Text(site["site"]),
-            Text(seen, style="green" if site["online"] else "dim"),
+            Text(_connection(site, data["time"]), style="green" if site["online"] else "dim"),
             Text(site["doing"]),
             Text(", ".join(site["organs"])),
             f"{site['bytes_sent'] / 1e6:.1f} MB",
@@ -76,6 +75,14 @@ def _sites(data: dict[str, Any]) -> Table:
             str(site["rejections"]),
         )
     return table
+
+
+def _connection(site: dict[str, Any], now: float) -> str:
+    if site["removed"]:
+        return f"removed ({site['removed']})"
+    if site["online"]:
+        return "online"
+    return f"offline, seen {rounded(now - site['seen'])} ago" if site["seen"] else "not seen yet"
 
 
 def _organs(data: dict[str, Any]) -> Table:

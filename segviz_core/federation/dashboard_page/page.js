@@ -3,13 +3,14 @@
 const REFRESH_MS = 2000, TABLE_ROUNDS = 100;
 const STATES = { new: "Not started", starting: "Starting", waiting: "Waiting for sites", running: "Running",
   finished: "Finished", stopped: "Stopped", failed: "Failed" };
-const PHASES = { "train-local": "alone", train: "together", tune: "heads", evaluate: "evaluation" };
+const ALONE = ["train-local", "expert"]; // each site its own network; from then on one for all
 const DASHES = ["", "8 4", "2 3", "10 3 2 3"];
 const MARKS = ["M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-4-4h8v8h-8z", "M0-5L5 4H-5z", "M0-5L5 0L0 5L-5 0z"];
 const SVG = "http://www.w3.org/2000/svg";
 
 const byId = (id) => document.getElementById(id);
 const drawn = new Map();
+let latest = null;
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -81,7 +82,7 @@ function tiles(data) {
     ["Sites online", `${online} of ${data.sites.length}`],
     ["Sent to sites", megabytes(data.bytes_sent)],
     ["Received from sites", megabytes(data.bytes_received)],
-    ["Certificate", days < 0 ? "has ended" : `${days} days left`, days < 30],
+    ["Certificate", days < 0 ? "has ended" : `${days} days`, days < 30],
   ];
   show("tiles", values, () => values.map(([name, value, alarm]) =>
     element("div", alarm ? { class: "alarm" } : {}, element("dt", {}, name), element("dd", {}, value))));
@@ -92,7 +93,7 @@ function sites(data) {
     { title: "Cases", number: true }, { title: "Last Dice" }, { title: "Sent", number: true },
     { title: "Received", number: true }, { title: "Rejected", number: true }];
   const rows = data.sites.map((site) => {
-    const seen = site.online ? "online" : site.seen ? `offline, seen ${ago(data.time - site.seen)}` : "not seen yet";
+    const seen = site.removed ? `removed (${site.removed})` : site.online ? "online" : site.seen ? `offline, seen ${ago(data.time - site.seen)}` : "not seen yet";
     const dice = Object.entries(site.dice).map(([organ, value]) => `${organ} ${value.toFixed(2)}`).join(", ");
     return [site.site, { connection: seen, online: site.online, at: site.seen }, site.doing || "\u2013",
       site.organs.join(", ") || "\u2013", site.cases || "\u2013", dice || "\u2013", megabytes(site.bytes_sent),
@@ -113,15 +114,14 @@ function doing(text) {
 }
 
 function curves(data) {
-  const borders = data.history.flatMap((row, i) =>
-    i && row.stage !== data.history[i - 1].stage ? [[row.round, PHASES[row.stage] || ""]] : []);
+  const alone = Math.max(0, ...data.history.filter((row) => ALONE.includes(row.stage)).map((row) => row.round));
   show("legend", data.curves.map(({ title, color }) => [title, color]), (lines) => lines.map(([title, color], i) =>
     element("li", {}, sample(color, i), title)));
-  const first = data.history.find((row) => PHASES[row.stage]);
   for (const [id, title, digits, top] of [["dice", "Dice", 3, 1], ["loss", "Loss", 4, 0]]) {
     const lines = data.curves.map((curve) => ({ ...curve, points: curve[id] }));
-    show(id, [lines.map(({ organ, points }) => [organ, points]), borders], () =>
-      [element("figcaption", {}, title), chart({ id, title, lines, borders, first, digits, top })]);
+    const width = Math.max(300, byId(id).clientWidth);
+    show(id, [lines.map(({ organ, points }) => [organ, points]), alone, width], () =>
+      [element("figcaption", {}, title), chart({ id, title, lines, alone, digits, top, width })]);
   }
 }
 
@@ -131,13 +131,15 @@ function sample(color, i) {
     shape("path", { d: MARKS[i % 4], transform: "translate(24 8)", fill: color, class: "mark" }));
 }
 
-function chart({ id, title, lines, borders, first, digits, top }) {
+/** `alone`: the last round in which sites train by themselves; 0 where there is none. */
+function chart({ id, title, lines, alone, digits, top, width }) {
   const points = lines.flatMap((line) => line.points);
   if (!points.length) return element("p", { class: "note" }, "Nothing yet: no round with this number is finished.");
-  const width = 620, height = 260, left = 44, right = 76, above = 18, below = 34;
+  const height = 260, left = 44, right = 76, above = 18, below = 34;
   const low = Math.min(...points.map(([round]) => round)), high = Math.max(...points.map(([round]) => round));
   const ceiling = top || nice(Math.max(...points.map(([, value]) => value)));
-  const floor = top ? 0 : Math.min(0, -nice(-Math.min(...points.map(([, value]) => value))));
+  const least = Math.min(0, ...points.map(([, value]) => value));
+  const floor = least < 0 ? -nice(-least) : 0;
   const x = (round) => left + (width - left - right) * (high > low ? (round - low) / (high - low) : 0.5);
   const y = (value) => height - below - (height - above - below) * (value - floor) / (ceiling - floor);
   const now = lines.filter((line) => line.points.length)
@@ -153,22 +155,24 @@ function chart({ id, title, lines, borders, first, digits, top }) {
     made.append(shape("text", { x: x(round), y: height - below + 18, "text-anchor": "middle" }, String(round)));
   }
   made.append(shape("text", { x: (left + width - right) / 2, y: height - 2, "text-anchor": "middle" }, "Round"));
-  const phases = [[low, PHASES[first?.stage] || ""], ...borders.filter(([round]) => round > low && round <= high)];
-  phases.forEach(([round, name], i) => {
-    const at = i ? x(round - 0.5) : x(low), end = i + 1 < phases.length ? x(phases[i + 1][0] - 0.5) : x(high);
-    if (i) made.append(shape("line", { x1: at, x2: at, y1: above - 8, y2: height - below, class: "border" }));
-    if (end - at > 7 * name.length) made.append(shape("text", { x: at + 4, y: above - 6 }, name));
-  });
-  lines.forEach((line, i) => draw(made, line, i, x, y, digits, high));
+  const together = points.some(([round]) => round > alone);
+  if (low <= alone) made.append(shape("text", { x: left + 4, y: above - 6 }, "alone"));
+  if (low <= alone && together) {
+    const border = x(alone + 0.5);
+    made.append(shape("line", { x1: border, x2: border, y1: above - 8, y2: height - below, class: "border" }),
+      shape("text", { x: border + 4, y: above - 6 }, "together"));
+  }
+  lines.forEach((line, i) => draw(made, { line, i, x, y, digits, high, alone }));
   return made;
 }
 
-function draw(made, line, i, x, y, digits, high) {
+function draw(made, { line, i, x, y, digits, high, alone }) {
   if (!line.points.length) return;
   const place = ([round, value]) => `${x(round).toFixed(1)} ${y(value).toFixed(1)}`;
-  made.append(shape("path", { d: `M${line.points.map(place).join("L")}`, stroke: line.color, "stroke-width": 2.5,
-    "stroke-dasharray": DASHES[i % 4], "stroke-linejoin": "round", fill: "none", "data-organ": line.organ,
-    "data-points": line.points.length }));
+  const pieces = [line.points.filter(([round]) => round <= alone), line.points.filter(([round]) => round > alone)];
+  const path = pieces.filter((piece) => piece.length).map((piece) => `M${piece.map(place).join("L")}`).join("");
+  made.append(shape("path", { d: path, stroke: line.color, "stroke-width": 2.5, "stroke-dasharray": DASHES[i % 4],
+    "stroke-linejoin": "round", fill: "none", "data-organ": line.organ, "data-points": line.points.length }));
   const marked = line.points.length > 60 ? line.points.slice(-1) : line.points;
   for (const point of marked) {
     made.append(shape("path", { d: MARKS[i % 4], transform: `translate(${place(point)})`, fill: line.color, class: "mark" },
@@ -184,7 +188,7 @@ function draw(made, line, i, x, y, digits, high) {
 }
 
 function nice(value) {
-  if (!(value > 0)) return value === 0 ? 0 : 1;
+  if (!(value > 0)) return 1;
   const unit = 10 ** Math.floor(Math.log10(value));
   return unit * [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((step) => step * unit >= value * 0.999);
 }
@@ -221,6 +225,7 @@ async function refresh() {
     const answer = await fetch("data.json", { cache: "no-store", signal: AbortSignal.timeout(10_000) });
     const data = await answer.json();
     if (!answer.ok) throw new Error(data.message || `the dashboard answered ${answer.status}`);
+    latest = data;
     for (const draw of [head, tiles, sites, curves, numbers, rejections]) draw(data);
     byId("trouble").hidden = true;
     byId("updated").textContent = `Last read: ${clock(data.time)}.`;
@@ -234,4 +239,5 @@ async function refresh() {
   setTimeout(refresh, REFRESH_MS);
 }
 
+addEventListener("resize", () => latest && curves(latest));
 refresh();
