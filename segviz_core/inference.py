@@ -161,8 +161,13 @@ class _Scan:
     def label(self, labels: NDArray[np.uint8], region: Box, clock: "_Clock", report: Progress) -> Box | None:
         """Write the labels of all organs in `region`; where on the grid they lie."""
         grid, found = self.grid, None
-        held_mb = (self.ct.voxels.nbytes + labels.nbytes) / 1e6
-        pieces = tiles(region, self.multiple, memory_mb=self.memory_mb, held_mb=held_mb)
+        pieces = tiles(
+            region,
+            self.multiple,
+            heads=len(self.model.organs),
+            memory_mb=self.memory_mb,
+            held_mb=(self.ct.voxels.nbytes + labels.nbytes) / 1e6,
+        )
         report("prepare", 0, 1)
         for done, (box, core) in enumerate(pieces):
             with clock.stage("prepare"):

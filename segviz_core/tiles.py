@@ -12,15 +12,16 @@ MEMORY_MB = 4000.0
 PROGRAM_MB = 400.0
 """Python, its packages, the model and what reading a CT leaves behind."""
 
-BYTES_PER_VOXEL = 130.0
-"""What one pass takes per network voxel: intensities, activations and margins (measured, OpenVINO in fp32)."""
+BYTES_PER_VOXEL, BYTES_PER_HEAD = 40.0, 16.0
+"""What one pass takes per network voxel, and per head and voxel: intensities, activations, margins. Measured with
+OpenVINO and 4 heads: fp32 89, bf16 85."""
 
 OVERLAP = 48
 """Voxels that a tile sees beyond its own on either side. The published network reaches 122 voxels far in theory; what
 lies 48 away changes margins by less than bf16's rounding."""
 
 
-def tiles(region: Box, multiple: int, *, memory_mb: float, held_mb: float) -> list[tuple[Box, Box]]:
+def tiles(region: Box, multiple: int, *, heads: int, memory_mb: float, held_mb: float) -> list[tuple[Box, Box]]:
     """What the network sees and the part of it that counts, per piece of `region`; mostly one piece, the region itself.
 
     The region is cut along its longest axis. Tiles begin at multiples of `multiple` from its start, so that the network
@@ -32,13 +33,13 @@ def tiles(region: Box, multiple: int, *, memory_mb: float, held_mb: float) -> li
     sizes = [part.stop - part.start for part in region]
     axis = sizes.index(max(sizes))
     overlap = math.ceil(OVERLAP / multiple) * multiple
-    slice_mb = voxels(region) / sizes[axis] * BYTES_PER_VOXEL / 1e6
+    slice_mb = voxels(region) / sizes[axis] * (BYTES_PER_VOXEL + heads * BYTES_PER_HEAD) / 1e6
     longest = int((memory_mb - held_mb - PROGRAM_MB) / slice_mb)
     if longest >= sizes[axis]:
         return [(region, region)]
     core = (longest - 2 * overlap) // multiple * multiple
     if core < multiple:
-        needed = (held_mb + PROGRAM_MB + (2 * overlap + multiple) * slice_mb) / 1000
+        needed = math.ceil((held_mb + PROGRAM_MB + (2 * overlap + multiple) * slice_mb) / 100) / 10
         raise InputError(
             f"Expected a memory limit of at least {needed:.1f} GB for this CT, found {memory_mb / 1000:g}.",
             hint="Raise --memory-gb, or use --fast.",
