@@ -145,7 +145,7 @@ def test_a_tile_more_or_less_changes_no_voxel(reference):
 
 
 def test_a_memory_limit_below_the_smallest_tile_is_refused_with_what_it_takes():
-    with pytest.raises(InputError, match=r"Expected a memory limit of at least 0\.4 GB for this CT, found 0\.2\."):
+    with pytest.raises(InputError, match=r"Expected a memory limit of at least 0\.5 GB for this CT, found 0\.2\."):
         segment(MODEL, banded_ct(), network=NETWORK, memory_mb=200)
 
 
