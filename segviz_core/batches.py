@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segviz_core.cases import Case
@@ -25,13 +26,17 @@ class Batch:
     """Patches of one step.
 
     images (B, 1, X, Y, Z) in about [0, 1]; masks (B, K, X, Y, Z) of the own organs, 0 or 1; annotated (B, K) bool;
-    targets: foreign organ -> (B, X, Y, Z) soft map in [0, 1].
+    targets (B, J, X, Y, Z): soft maps of the foreign organs in [0, 1].
     """
 
     images: Tensor
     masks: Tensor
     annotated: Tensor
-    targets: dict[str, Tensor]
+    targets: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same patches on `device`."""
+        return Batch(*(part.to(device) for part in (self.images, self.masks, self.annotated, self.targets)))
 
 
 def draw_batch(
@@ -42,64 +47,57 @@ def draw_batch(
     patch_size: Sequence[int],
     batch_size: int,
     rng: np.random.Generator,
+    contrast: float = 0.0,
 ) -> Batch:
-    """Draw a batch: patches around a voxel of an own organ and anywhere, in turn (1:1)."""
-    items = [_draw_patch(cases, organs, foreign, patch_size, rng, on_organ=i % 2 == 0) for i in range(batch_size)]
-    channels = torch.stack([patch for patch, _ in items])
+    """Draw a batch: patches around a voxel of an own organ and anywhere, in turn (1:1).
+
+    `contrast` is the largest |a| and |b| of the random curve of HU (method.md 9c); 0 switches it off.
+    """
+    drawn = [cases[int(rng.integers(len(cases)))] for _ in range(batch_size)]
+    patches = [
+        _draw_patch(case, organs, foreign, patch_size, rng, contrast=contrast, on_organ=i % 2 == 0)
+        for i, case in enumerate(drawn)
+    ]
+    channels = torch.stack(patches)
     split = 1 + len(organs)
     return Batch(
         images=channels[:, :1],
         masks=(channels[:, 1:split] >= 0.5).float(),
-        annotated=torch.tensor([[organ in annotated for organ in organs] for _, annotated in items]),
-        targets={organ: channels[:, split + j] for j, organ in enumerate(foreign)},
+        annotated=torch.tensor([[organ in case.masks for organ in organs] for case in drawn]),
+        targets=channels[:, split:],
     )
 
 
 def _draw_patch(
-    cases: Sequence[Case],
+    case: Case,
     organs: Sequence[str],
     foreign: Sequence[str],
     patch_size: Sequence[int],
     rng: np.random.Generator,
     *,
+    contrast: float,
     on_organ: bool,
-) -> tuple[Tensor, frozenset[str]]:
-    case = cases[int(rng.integers(len(cases)))]
-    annotated = frozenset(organ for organ in organs if organ in case.masks)
-    center = _center(case, sorted(annotated), rng, on_organ=on_organ)
+) -> Tensor:
+    """(1 + K + J, X, Y, Z): image, own masks and soft maps; what a case lacks is 0."""
+    annotated = sorted(organ for organ in organs if organ in case.masks)
+    center = _inside(_center(case, annotated, rng, on_organ=on_organ), case.voxels.shape, patch_size)
     angle = math.radians(float(rng.uniform(-ROTATION_DEG, ROTATION_DEG)))
     zoom = float(rng.uniform(1 - ZOOM, 1 + ZOOM))
-    # output voxel offset (patch axes) -> input voxel offset: rotate in the axial plane, scale by the zoom
-    matrix = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]]) / zoom
-    center = _inside(center, case.voxels.shape, patch_size)
-    half = np.abs(matrix) @ ((np.asarray(patch_size) - 1) / 2) + 1
-    low = np.floor(center - half).astype(int)
-    size = np.ceil(center + half).astype(int) - low + 1
-    empty = np.zeros(case.voxels.shape, np.uint8)
-    maps: list[np.ndarray[Any, Any]] = [case.voxels]
-    maps += [case.masks.get(organ, empty) for organ in organs]
-    maps += [case.targets.get(organ, empty) for organ in foreign]
-    region = torch.from_numpy(np.stack([_crop(m, low, size) for m in maps]))
-    patch = F.grid_sample(
-        region[None], _grid(matrix, center - low, patch_size, size), mode="bilinear", align_corners=True
-    )[0]
-    patch[0] /= 255
-    if foreign:
-        patch[1 + len(organs) :] /= 255
-    scale = 1 + float(rng.uniform(-INTENSITY_SCALE, INTENSITY_SCALE))
-    patch[0] = patch[0] * scale + float(rng.uniform(-INTENSITY_SHIFT, INTENSITY_SHIFT))
-    return patch, annotated
+    levels = np.arange(256, dtype=np.float32)
+    maps: list[tuple[NDArray[Any] | None, NDArray[np.float32]]] = [(case.voxels, _intensities(rng, contrast))]
+    maps += [(case.masks.get(organ), levels) for organ in organs]
+    maps += [(case.targets.get(organ), levels / np.float32(255)) for organ in foreign]
+    return _resample(maps, center, angle, zoom, patch_size)
 
 
 def _center(
     case: Case, annotated: Sequence[str], rng: np.random.Generator, *, on_organ: bool
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     if on_organ and annotated:
-        mask = case.masks[annotated[int(rng.integers(len(annotated)))]]
-        inside = np.flatnonzero(mask)
-        if inside.size:
-            index = inside[int(rng.integers(inside.size))]
-            return np.array(np.unravel_index(index, mask.shape), dtype=np.float64)
+        places = case.places(annotated[int(rng.integers(len(annotated)))])
+        if places.size:
+            index = places[int(rng.integers(places.size))]
+            return np.array(np.unravel_index(index, case.voxels.shape), dtype=np.float64)
     return np.array([int(rng.integers(n)) for n in case.voxels.shape], dtype=np.float64)
 
 
@@ -113,25 +111,69 @@ def _inside(
     return np.asarray(np.clip(center, low, np.maximum(low, last - half)))
 
 
-def _crop(
-    volume: np.ndarray[Any, Any], low: np.ndarray[Any, Any], size: np.ndarray[Any, Any]
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The box at `low`, as float32; outside the volume is air (0)."""
-    box = np.zeros(size, np.float32)
-    start = np.maximum(low, 0)
-    stop = np.minimum(low + size, volume.shape)
-    if (start < stop).all():
-        inner = tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))
-        box[inner] = volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
-    return box
+def _intensities(rng: np.random.Generator, contrast: float) -> NDArray[np.float32]:
+    """What each of the 256 levels of a prepared CT becomes in this patch: curve, scale and shift.
+
+    The curve v + a sin(2 pi v) / 2 pi + b sin(pi v) / pi keeps 0 and 1 and rises while |a| + |b| < 1 (method.md 9c).
+    """
+    v = np.arange(256) / 255
+    a, b = rng.uniform(-contrast, contrast, 2)
+    v = v + a * np.sin(2 * np.pi * v) / (2 * np.pi) + b * np.sin(np.pi * v) / np.pi
+    scale = 1 + rng.uniform(-INTENSITY_SCALE, INTENSITY_SCALE)
+    return np.asarray(v * scale + rng.uniform(-INTENSITY_SHIFT, INTENSITY_SHIFT), np.float32)
 
 
-def _grid(
-    matrix: np.ndarray[Any, Any], center: np.ndarray[Any, Any], patch_size: Sequence[int], size: np.ndarray[Any, Any]
+def _resample(
+    maps: Sequence[tuple[NDArray[Any] | None, NDArray[np.float32]]],
+    center: NDArray[np.float64],
+    angle: float,
+    zoom: float,
+    patch_size: Sequence[int],
 ) -> Tensor:
-    """Sampling grid for grid_sample (align_corners): (1, X, Y, Z, 3) with the last axis in z, y, x order."""
-    axes = [np.arange(n) - (n - 1) / 2 for n in patch_size]
-    offsets = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    points = offsets @ matrix.T + center
-    normalised = 2 * points / np.maximum(size - 1, 1) - 1
-    return torch.from_numpy(np.ascontiguousarray(normalised[..., ::-1], dtype=np.float32))[None]
+    """Trilinear values (C, X, Y, Z) of 8-bit maps, each seen through its table of 256 values; None is a map of 0.
+
+    The patch lies around `center` (voxels), turned by `angle` (radians) in the axial plane and magnified by `zoom`.
+    Only two axes turn, so z goes first; then four columns along z make each column of the patch. Beyond the volume it
+    is reflected, as one pass over a region pads.
+    """
+    x, y = (np.arange(n) - (n - 1) / 2 for n in patch_size[:2])
+    cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
+    columns_x = cos * x[:, None] - sin * y[None, :] + center[0]
+    columns_y = sin * x[:, None] + cos * y[None, :] + center[1]
+    z = (np.arange(patch_size[2]) - (patch_size[2] - 1) / 2) / zoom + center[2]
+    low = np.array([math.floor(axis.min()) for axis in (columns_x, columns_y, z)])
+    high = np.array([math.floor(axis.max()) + 2 for axis in (columns_x, columns_y, z)])
+    size = high - low
+
+    below = np.floor(z)
+    z_index, z_weight = torch.from_numpy(below.astype(np.int64) - low[2]), torch.from_numpy((z - below).astype("f4"))
+    rows = torch.zeros(int(size[0] * size[1]), len(maps), int(patch_size[2]))
+    for channel, (volume, table) in enumerate(maps):
+        if volume is not None:
+            values = torch.from_numpy(table[_crop(volume, low, high)]).reshape(len(rows), -1)
+            lower, upper = values.index_select(1, z_index), values.index_select(1, z_index + 1)
+            torch.lerp(lower, upper, z_weight, out=rows[:, channel])
+
+    x0, y0 = np.floor(columns_x), np.floor(columns_y)
+    wx, wy = columns_x - x0, columns_y - y0
+    first = (x0.astype(np.int64) - low[0]) * size[1] + y0.astype(np.int64) - low[1]
+    neighbours = np.stack([first, first + 1, first + size[1], first + size[1] + 1], -1)
+    weights = np.stack([(1 - wx) * (1 - wy), (1 - wx) * wy, wx * (1 - wy), wx * wy], -1)
+    patch = F.embedding_bag(
+        torch.from_numpy(neighbours.reshape(-1, 4)),
+        rows.flatten(1),
+        mode="sum",
+        per_sample_weights=torch.from_numpy(weights.reshape(-1, 4).astype(np.float32)),
+    )
+    return patch.reshape(*patch_size[:2], len(maps), patch_size[2]).permute(2, 0, 1, 3)
+
+
+def _crop(volume: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.uint8]:
+    """Voxels [low, high) of an 8-bit map, reflected at its faces where the box reaches beyond them."""
+    start, stop = np.clip(low, 0, np.array(volume.shape) - 1), np.clip(high, 1, volume.shape)
+    box = np.asarray(volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]).view(np.uint8)
+    if (start > low).any() or (stop < high).any():
+        box = np.pad(
+            box, [(int(s - a), int(b - e)) for a, b, s, e in zip(low, high, start, stop, strict=True)], "reflect"
+        )
+    return box

@@ -21,6 +21,9 @@ Progress = Callable[[str, int, int], None]
 SMALLEST_SITE_WITH_VALIDATION = 8  # method.md, section 4, "Validation"
 VALIDATION_SHARE = 0.2
 
+PLACES = 4096
+"""So many voxels of an organ at most are remembered per case, whatever the size of its volume."""
+
 
 @dataclass
 class Case:
@@ -34,6 +37,14 @@ class Case:
     voxels: NDArray[np.uint8]
     masks: dict[str, NDArray[np.bool_]]
     targets: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    _places: dict[str, NDArray[np.intp]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def places(self, organ: str) -> NDArray[np.intp]:
+        """Flat indices of voxels of an annotated organ, evenly thinned to some thousands: where patches may lie."""
+        if organ not in self._places:
+            inside = np.flatnonzero(self.masks[organ])
+            self._places[organ] = inside[:: 1 + inside.size // PLACES].copy()
+        return self._places[organ]
 
     @property
     def intensities(self) -> NDArray[np.float32]:

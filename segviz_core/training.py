@@ -8,16 +8,16 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from segviz_core import losses
-from segviz_core.batches import draw_batch
+from segviz_core.batches import Batch, draw_batch
 from segviz_core.cases import Case
-from segviz_core.network import SegVizNet, fused_logits
+from segviz_core.network import SegVizNet, fused_margins
 
 CLIP_NORM = 5.0
 FLOOR = 0.05
@@ -29,7 +29,9 @@ class TrainingConfig:
     """Settings of one phase: `total_steps` of it, of which a call trains [first_step, first_step + steps).
 
     `loss` is "supervised" (L_sup) or "published" (L_pub). The learning rate falls along one cosine over the whole
-    phase. `seed_words` name the stream of patches (study seed, site, phase).
+    phase. `seed_words` name the stream of patches (study seed, site, phase). With `patch_sizes` every step draws one of
+    them instead of `patch_size`. `contrast` bounds the random curve of HU (method.md 9c; 0: none). `precision` "auto"
+    is bf16 where the processor computes it, else fp32.
     """
 
     steps: int
@@ -40,6 +42,9 @@ class TrainingConfig:
     total_steps: int = 0
     loss: Literal["supervised", "published"] = "supervised"
     seed_words: tuple[str | int, ...] = (0,)
+    patch_sizes: tuple[tuple[int, int, int], ...] = ()
+    contrast: float = 0.45
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -83,29 +88,24 @@ def train(
     optimizer = optimizer or torch.optim.Adam(parameters, config.learning_rate)
     start = [p.detach().clone() for p in network.representation.parameters()] if proximal else []
     total = config.total_steps or config.first_step + config.steps
-    loss_sum, overlap = 0.0, {organ: [0.0, 0.0] for organ in own}
+    device = next(network.parameters()).device
+    loss_sum, overlap = 0.0, np.zeros((len(own), 2))
     for done in range(config.steps):
         step = config.first_step + done
         for group in optimizer.param_groups:
             group["lr"] = cosine(step, total, config.learning_rate)
-        batch = draw_batch(
-            cases,
-            organs=own,
-            foreign=foreign,
-            patch_size=config.patch_size,
-            batch_size=config.batch_size,
-            rng=step_generator(*config.seed_words, step),
-        )
-        features = network.representation(batch.images)
-        logits = logits_of(network, features, own)
+        batch = draw_step(cases, config, step, organs=own, foreign=foreign).to(device)
+        with autocast(config, device):
+            features = network.representation(channels_last(batch.images))
+            margins = fused_margins(features, [network.head(organ) for organ in own])
+            if foreign:
+                foreign_margins = fused_margins(features, [network.head(organ) for organ in foreign])
         supervised = losses.supervised if config.loss == "supervised" else losses.published
-        loss = supervised(logits, batch.masks, batch.annotated, own)
+        loss = supervised(margins, batch.masks, batch.annotated)
         if distillation and foreign:
             ramp = min(1.0, step / (distillation.ramp * total)) if distillation.ramp else 1.0
-            foreign_logits = logits_of(network, features, foreign)
-            loss = loss + ramp * distillation.weight * losses.distillation(
-                foreign_logits, batch.targets, distillation.gates or {}
-            )
+            gates = [(distillation.gates or {}).get(organ, 1.0) for organ in foreign]
+            loss = loss + ramp * distillation.weight * losses.distillation(foreign_margins, batch.targets, gates)
         if proximal:
             distance = sum(
                 ((p - q) ** 2).sum() for p, q in zip(network.representation.parameters(), start, strict=True)
@@ -116,10 +116,12 @@ def train(
         nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         optimizer.step()
         loss_sum += loss.item()
-        _count_overlap(overlap, logits, batch.masks, batch.annotated, own)
+        _count_overlap(overlap, margins, batch)
         if on_step:
             on_step(done + 1, config.steps)
-    dice = {organ: 2 * both / total if total else 1.0 for organ, (both, total) in overlap.items()}
+    dice = {
+        organ: 2 * both / total if total else 1.0 for organ, (both, total) in zip(own, overlap.tolist(), strict=True)
+    }
     return TrainingSummary(loss_sum / max(1, config.steps), dice, config.steps)
 
 
@@ -144,21 +146,46 @@ def step_generator(*words: str | int) -> np.random.Generator:
     return np.random.default_rng([w if isinstance(w, int) else zlib.crc32(w.encode()) for w in words])
 
 
-def logits_of(network: SegVizNet, features: Tensor, organs: Sequence[str]) -> dict[str, Tensor]:
-    logits = fused_logits(features, [network.head(organ) for organ in organs])
-    return {organ: logits[:, i] for i, organ in enumerate(organs)}
+def draw_step(
+    cases: Sequence[Case], config: TrainingConfig, step: int, *, organs: Sequence[str], foreign: Sequence[str] = ()
+) -> Batch:
+    """The patches of one step: everything random in it comes from `config.seed_words` and `step`."""
+    rng = step_generator(*config.seed_words, step)
+    sizes = config.patch_sizes or (config.patch_size,)
+    return draw_batch(
+        cases,
+        organs=organs,
+        foreign=foreign,
+        patch_size=sizes[int(rng.integers(len(sizes)))],
+        batch_size=config.batch_size,
+        rng=rng,
+        contrast=config.contrast,
+    )
 
 
-def _count_overlap(
-    overlap: dict[str, list[float]],
-    logits: Mapping[str, Tensor],
-    masks: Tensor,
-    annotated: Tensor,
-    organs: Sequence[str],
-) -> None:
+def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
+    """The precision of forward passes: weights, statistics and losses stay fp32 in any case."""
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_bf16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bf16 in hardware: elsewhere it is slower than fp32, or as slow."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # emulated before Ampere
+    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """The same (B, 1, X, Y, Z) marked as channels-last, which every convolution after it keeps (oneDNN and cuDNN)."""
+    return torch.empty_like(images, memory_format=torch.channels_last_3d).copy_(images)
+
+
+def _count_overlap(overlap: np.ndarray[Any, Any], margins: Tensor, batch: Batch) -> None:
+    """Add |found and true| and |found| + |true| per organ."""
     with torch.no_grad():
-        for k, organ in enumerate(organs):
-            found = (logits[organ][:, 1] > logits[organ][:, 0]) & annotated[:, k, None, None, None]
-            truth = (masks[:, k] > 0) & annotated[:, k, None, None, None]
-            overlap[organ][0] += float((found & truth).sum())
-            overlap[organ][1] += float(found.sum() + truth.sum())
+        found = margins > 0
+        both = (found * batch.masks).sum(losses.VOXELS)
+        total = found.sum(losses.VOXELS) + batch.masks.sum(losses.VOXELS)
+        overlap += (torch.stack([both, total], -1) * batch.annotated[..., None]).sum(0).cpu().numpy()

@@ -9,11 +9,10 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from segviz_core import losses
-from segviz_core.batches import draw_batch
 from segviz_core.cases import Case
-from segviz_core.network import SegVizNet
+from segviz_core.network import SegVizNet, fused_margins
 from segviz_core.torch_inference import margins
-from segviz_core.training import TrainingConfig, cosine, logits_of, set_trainable, step_generator
+from segviz_core.training import TrainingConfig, autocast, channels_last, cosine, draw_step, set_trainable
 
 CHECKS = 4
 """Validation Dice is taken so often during tuning; the best head is kept (early stop)."""
@@ -33,7 +32,7 @@ def tune_heads(
 
     With validation cases the heads of the best check are kept, else the last ones.
     """
-    own = tuple(organs)
+    own, device = tuple(organs), next(network.parameters()).device
     parameters = set_trainable(network, own=own, representation=False)
     optimizer = torch.optim.Adam(parameters, config.learning_rate)
     best = {organ: (-1.0, copy.deepcopy(network.head(organ).state_dict())) for organ in own}
@@ -42,16 +41,12 @@ def tune_heads(
     for step in range(config.steps):
         for group in optimizer.param_groups:
             group["lr"] = cosine(step, config.steps, config.learning_rate)
-        batch = draw_batch(
-            cases,
-            organs=own,
-            patch_size=config.patch_size,
-            batch_size=config.batch_size,
-            rng=step_generator(*config.seed_words, step),
-        )
-        with torch.no_grad():
-            features = network.representation(batch.images)
-        loss = losses.supervised(logits_of(network, features, own), batch.masks, batch.annotated, own)
+        batch = draw_step(cases, config, step, organs=own).to(device)
+        with autocast(config, device):
+            with torch.no_grad():
+                features = network.representation(channels_last(batch.images))
+            predicted = fused_margins(features, [network.head(organ) for organ in own])
+        loss = losses.supervised(predicted, batch.masks, batch.annotated)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

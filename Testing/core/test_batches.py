@@ -76,5 +76,40 @@ def test_soft_maps_of_foreign_organs_come_along_in_0_to_1():
     case = toy_case("c", ("liver",), seed=0)
     case.targets = {"spleen": np.full(SHAPE, 255, np.uint8)}
     batch = draw(1, cases=[case], foreign=("spleen", "kidneys"), patch=(4, 4, 4))
-    assert batch.targets["spleen"].max().item() == pytest.approx(1.0)
-    assert not batch.targets["kidneys"].any()  # nobody labelled it: the map is empty
+    assert batch.targets[:, 0].max().item() == pytest.approx(1.0)
+    assert not batch.targets[:, 1].any()  # nobody labelled it: the map is empty
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.tuples(*[st.integers(3, 12)] * 3))
+def test_patch_is_the_trilinear_one_of_torch(seed, patch):
+    """Turned, magnified and reflected at the volume's faces: as grid_sample does it, 8 neighbours at a time."""
+    rng = np.random.default_rng(seed)
+    volume, center = rng.integers(0, 256, (9, 10, 11), np.uint8), rng.uniform(2, 7, 3)
+    angle, zoom = rng.uniform(-0.3, 0.3), rng.uniform(0.8, 1.2)
+    found = batches._resample([(volume, np.arange(256, dtype=np.float32))], center, angle, zoom, patch)
+    offsets = np.stack(np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in patch], indexing="ij"), -1) / zoom
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    points = offsets @ turn.T + center + 20  # 20 voxels of margin, reflected
+    large = torch.from_numpy(np.pad(volume, 20, "reflect").astype(np.float32))
+    grid = torch.from_numpy(2 * points / (np.array(large.shape) - 1) - 1).flip(-1).float()
+    expected = torch.nn.functional.grid_sample(large[None, None], grid[None], align_corners=True)[0]
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+def test_contrast_curve_rises_and_keeps_both_ends(monkeypatch):
+    for name in ("INTENSITY_SCALE", "INTENSITY_SHIFT"):
+        monkeypatch.setattr(batches, name, 0.0)
+    curves = np.stack([batches._intensities(np.random.default_rng(seed), 0.45) for seed in range(200)])
+    assert (np.diff(curves) > 0).all()
+    np.testing.assert_allclose(curves[:, [0, 255]], np.tile([0, 1], (200, 1)), atol=1e-6)
+    assert np.ptp(curves[:, 128]) > 0.2
+    np.testing.assert_allclose(batches._intensities(np.random.default_rng(0), 0.0), np.arange(256) / 255, atol=1e-6)
+
+
+def test_patch_larger_than_the_volume_shows_it_reflected_not_air(monkeypatch):
+    for name in ("ROTATION_DEG", "ZOOM", "INTENSITY_SCALE", "INTENSITY_SHIFT"):
+        monkeypatch.setattr(batches, name, 0.0)
+    batch = draw(3, cases=CASES[:1], patch=(SHAPE[0], SHAPE[1], SHAPE[2] + 8))
+    expected = np.pad(CASES[0].voxels, ((0, 0), (0, 0), (4, 4)), "reflect")
+    np.testing.assert_allclose(batch.images[0, 0].numpy() * 255, expected, atol=1e-2)

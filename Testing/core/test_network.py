@@ -6,7 +6,7 @@ from monai.networks.nets import UNet
 from torch import nn
 
 from segviz_core.federation.settings import PUBLISHED_NETWORK
-from segviz_core.network import Head, NetworkConfig, SegVizNet, fused_logits, norm_keys
+from segviz_core.network import Head, NetworkConfig, SegVizNet, fused_logits, fused_margins, norm_keys
 
 SMALL = NetworkConfig((4, 8, 16), (2, 2), 1)
 
@@ -52,6 +52,18 @@ def test_fused_heads_equal_separate_heads(training):
     assert torch.allclose(fused, separate, atol=2e-6)
     for key, value in twin.heads.state_dict().items():
         assert torch.allclose(value.float(), network.heads.state_dict()[key].float(), atol=2e-6), key
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_margins_are_the_difference_of_both_logits(training):
+    torch.manual_seed(2)
+    network = SegVizNet(SMALL, ["liver", "spleen"]).train(training)
+    for head in network.heads.values():  # as after training, not at rest
+        head.norm.running_mean.normal_()
+        head.norm.running_var.uniform_(0.5, 2)
+    features, heads = torch.randn(2, 8, 6, 5, 4), list(network.heads.values())
+    logits = fused_logits(features, heads)
+    assert torch.allclose(fused_margins(features, heads), logits[:, :, 1] - logits[:, :, 0], atol=1e-5)
 
 
 def test_fusing_heads_of_both_modes_is_refused():
