@@ -60,6 +60,10 @@ class Deployment:
         x, y, z = voxels.shape
         return result[0, :, :x, :y, :z]
 
+    def rest(self) -> None:
+        """Give back what the last pass holds of the memory; the weights stay."""
+        self._request, self._shape = None, ()
+
 
 def deploy(model: MetaModel, *, precision: str = "auto", threads: int | None = None) -> Deployment:
     """`model` as it will run on this machine's CPU.
@@ -94,6 +98,11 @@ def deploy(model: MetaModel, *, precision: str = "auto", threads: int | None = N
         divisor=math.prod(model.network["strides"]),
         settings=settings,
     )
+
+
+def warm_up() -> None:
+    """What takes time once per process: importing OpenVINO and loading its part for processors."""
+    _computes_bf16()
 
 
 def build_graph(

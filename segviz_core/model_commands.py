@@ -73,17 +73,20 @@ def _segment(options: argparse.Namespace, console: "Console") -> None:
     ct = read_ct(options.ct)
     console.progress("read", 1, 1)
     read = time.perf_counter()
-    found = segment(
-        model,
-        ct,
-        network=network,
-        organs=options.organs,
-        spacing_mm=options.spacing,
-        fast=options.fast,
-        memory_mb=options.memory_gb and options.memory_gb * 1000,
-        split_kidneys=options.split_kidneys,
-        on_progress=console.progress,
-    )
+    try:
+        found = segment(
+            model,
+            ct,
+            network=network,
+            organs=options.organs,
+            spacing_mm=options.spacing,
+            fast=options.fast,
+            memory_mb=options.memory_gb and options.memory_gb * 1000,
+            split_kidneys=options.split_kidneys,
+            on_progress=console.progress,
+        )
+    finally:
+        network.rest()
     console.progress("write", 0, 1)
     writing = time.perf_counter()
     write_labels(options.out, found.labels, like=ct)

@@ -24,6 +24,10 @@ class Network(Protocol):
         """Logit of organ minus logit of background per head: (X, Y, Z) in [0, 1] -> (K, X, Y, Z)."""
         ...
 
+    def rest(self) -> None:
+        """Give back what the last pass holds of the memory; the weights stay."""
+        ...
+
 
 def load(
     model: MetaModel,

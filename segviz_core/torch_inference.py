@@ -41,6 +41,10 @@ class OnePass:
         result: NDArray[np.float32] = found.numpy()
         return result
 
+    def rest(self) -> None:
+        """Give back what the last pass holds of the card's memory, for a site that trains there; the weights stay."""
+        torch.cuda.empty_cache()
+
 
 def has_card() -> bool:
     """Whether torch finds an NVIDIA card that it can use."""

@@ -9,7 +9,6 @@ owner is gone, when it has nothing to do for some minutes, and when a package th
 import argparse
 import json
 import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -46,7 +45,7 @@ def serve(options: argparse.Namespace, run_command: RunCommand) -> None:
     """Answer one command after the other until there is a reason to end."""
     console = Console(json_lines=True)
     versions = _versions()
-    early = threading.Thread(target=_import_early, daemon=True)  # while the owner writes the CT
+    early = threading.Thread(target=_warm_up, daemon=True)  # while the owner writes the CT
     early.start()
     connection = _owner(options.folder, console)
     early.join()
@@ -58,7 +57,6 @@ def serve(options: argparse.Namespace, run_command: RunCommand) -> None:
         if _versions() != versions:
             return
         console.emit("finished", {"exit_code": _run(arguments, run_command, console)})
-        _free_graphics_memory()
 
 
 def _owner(folder: Path, console: Console) -> "Connection":
@@ -97,10 +95,12 @@ def _run(arguments: Sequence[str], run_command: RunCommand, console: Console) ->
         return int(wrong_usage.code or 0)
 
 
-def _import_early() -> None:
+def _warm_up() -> None:
     with suppress(ImportError):  # the command will say what is missing
-        import segviz_core.inference
-        import segviz_core.volumes  # noqa: F401
+        import segviz_core.inference  # noqa: F401
+        from segviz_core.deployment import warm_up
+
+        warm_up()
 
 
 def _versions() -> list[str]:
@@ -109,9 +109,3 @@ def _versions() -> list[str]:
         with suppress(metadata.PackageNotFoundError):
             found.append(f"{package} {metadata.version(package)}")
     return found
-
-
-def _free_graphics_memory() -> None:
-    """A site of this computer may train between two clicks."""
-    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import SimpleITK
 from random_model import random_ct, random_model
 
+from segviz_core import model_commands
 from segviz_core.volumes import Volume, read_labels, same_grid, write_labels
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +111,19 @@ def test_segment_writes_labels_on_the_grid_of_the_ct(folder, segmented):
     np.testing.assert_allclose(found.affine, ct.affine, atol=1e-4)
     assert found.voxels.dtype == np.uint8
     assert set(np.unique(found.voxels)) == {0, 1, 2, 4, 5, 6}
+
+
+def test_the_model_of_the_last_command_stays_ready_until_its_file_is_another(folder, tmp_path):
+    """In one process: the worker runs command after command."""
+    shutil.copyfile(folder / "model.safetensors", tmp_path / "model.safetensors")
+
+    def ready():
+        return model_commands._ready(tmp_path / "model.safetensors", device="cpu", precision="fp32", threads=1)
+
+    first = ready()
+    assert ready() is first
+    random_model(seed=1).save(tmp_path / "model.safetensors")
+    assert ready()[2] != first[2]
 
 
 def test_json_tells_process_progress_and_result_with_the_newest_model(folder, segmented):

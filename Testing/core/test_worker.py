@@ -57,7 +57,7 @@ def finished(lines: str) -> list[int]:
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(worker, "_import_early", lambda: None)
+    monkeypatch.setattr(worker, "_warm_up", lambda: None)
     folder = tmp_path / "worker"
     folder.mkdir()
 

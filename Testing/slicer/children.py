@@ -69,13 +69,18 @@ def demo_model() -> Path:
 
 def make_random_model(path: Path) -> Path:
     """A small model with random weights: right in form, and no cleverer than that."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_random_model())
+    return path
+
+
+@functools.cache
+def _random_model() -> bytes:
     program = (
         f"import sys; sys.path[:0] = [{str(ROOT / 'Testing' / 'core')!r}, {str(ROOT)!r}]\n"
-        f"from pathlib import Path\nfrom random_model import random_model\nrandom_model().save(Path({str(path)!r}))\n"
+        "from random_model import random_model\nsys.stdout.buffer.write(random_model().to_bytes())\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run([child_python(), "-c", program], check=True, timeout=120)
-    return path
+    return subprocess.run([child_python(), "-c", program], check=True, capture_output=True, timeout=120).stdout
 
 
 @functools.cache
