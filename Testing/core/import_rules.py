@@ -61,6 +61,7 @@ WITHOUT_TORCH = {
     "federation.dashboard",
     "federation.dashboard_server",
     "federation.dashboard_terminal",
+    "federation.database",
     "federation.export",
     "federation.fleet_paths",
     "federation.flower_app",

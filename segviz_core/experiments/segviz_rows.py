@@ -7,7 +7,6 @@ equal steps in every mode, so that both evaluations come from one training.
 import copy
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from segviz_core.atomic import write_json
 from segviz_core.cases import Case, Site
 from segviz_core.experiments.plan import Run
 from segviz_core.experiments.predictors import Heads, Predictor
-from segviz_core.experiments.rows import Report, Trained, Watch, flops_of, precision_of, training
-from segviz_core.experiments.runner import Answer, run_study
+from segviz_core.experiments.rows import Report, Trained, Watch, device_of, flops_of, training
+from segviz_core.experiments.runner import run_study
 from segviz_core.federation.packets import Packet
 from segviz_core.federation.session import SiteSession
 from segviz_core.federation.settings import StudySettings
@@ -38,8 +37,10 @@ def train_segviz(run: Run, sites: Mapping[str, Site], work: Path, report: Report
     if not (folder / SETTINGS_FILE).exists():
         create_study(folder, settings)
     study, watched = Study(folder), _Watched(work / "watched.json")
+    device = str(device_of(run))
     sessions = {
-        organ: SiteSession(settings.for_site(organ), site, work / "sites" / organ) for organ, site in sites.items()
+        organ: SiteSession(settings.for_site(organ), site, work / "sites" / organ, device=device)
+        for organ, site in sites.items()
     }
 
     def on_round(row: Mapping[str, Any]) -> None:
@@ -48,14 +49,7 @@ def train_segviz(run: Run, sites: Mapping[str, Site], work: Path, report: Report
         if row["stage"] == "train":
             watched.keep(done, watch(done, _assembled(run, study)))
 
-    def answering(session: SiteSession) -> Answer:
-        def answer(request: Packet) -> Packet:
-            with precision_of(run) if request.stage.startswith("train") else nullcontext():
-                return session.handle(request)
-
-        return answer
-
-    run_study(study, {organ: answering(session) for organ, session in sessions.items()}, on_round=on_round)
+    run_study(study, {organ: session.handle for organ, session in sessions.items()}, on_round=on_round)
     assembled = _assembled(run, study)
     predictors: dict[str, Predictor] = {"personal": _personal(run, work, sites), "assembled": assembled}
     predictors["assembled+recal"] = _recalibrated(run, assembled, sites)
@@ -131,7 +125,7 @@ def _network(run: Run, state: StudyState, site: str | None = None) -> SegVizNet:
     load_arrays(network.representation, state.representation | (state.norms.get(site, {}) if site else {}))
     for organ, head in state.heads.items():
         load_arrays(network.head(organ), head)
-    return network.eval()
+    return network.eval().to(device_of(run))
 
 
 def _assembled(run: Run, study: Study) -> Heads:
@@ -156,7 +150,7 @@ def _personal(run: Run, work: Path, sites: Mapping[str, Site]) -> Heads:
         organs = dict.fromkeys(key.split(".")[1] for key in weights if key.startswith("heads."))
         network = SegVizNet(NetworkConfig.from_dict(run.setup.network), list(organs))
         network.load_state_dict(weights)
-        networks.append((network.eval(), (organ,)))
+        networks.append((network.eval().to(device_of(run)), (organ,)))
     return Heads(networks, run.setup.patch_size, exclusive=False)
 
 
@@ -168,7 +162,7 @@ def _experts(run: Run, folder: Path, sites: Mapping[str, Site]) -> Heads:
         network = SegVizNet(NetworkConfig.from_dict(run.setup.network), [organ])
         load_arrays(network.representation, expert.arrays["representation"])
         load_arrays(network.head(organ), expert.arrays[f"head/{organ}"])
-        networks.append((network.eval(), (organ,)))
+        networks.append((network.eval().to(device_of(run)), (organ,)))
     return Heads(networks, run.setup.patch_size, exclusive=False)
 
 
@@ -190,7 +184,7 @@ def _flops(run: Run, settings: StudySettings, sites: Mapping[str, Site]) -> int:
     total, config = 0, NetworkConfig.from_dict(run.setup.network)
     for organ, site in sites.items():
         cases, foreign = site.training_cases, tuple(o for o in sites if o != organ)
-        alone, together = SegVizNet(config, [organ]), SegVizNet(config, list(sites))
+        alone, together = (SegVizNet(config, organs).to(device_of(run)) for organs in ([organ], list(sites)))
         step = training(run, steps=1)
         plain = flops_of(lambda: train(alone, cases, step))  # noqa: B023
         if settings.mode != "segviz+":

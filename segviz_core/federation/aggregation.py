@@ -4,17 +4,15 @@ Replies are read tensor by tensor from the round's folder in site order, so that
 sites and the order of arrival does not matter.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
 from segviz_core.federation.packets import Arrays
+from segviz_core.federation.reply_file import ReplyFile
 from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.state import StudyState
 from segviz_core.federation.synchronization import Template, average, average_statistics
@@ -23,17 +21,14 @@ from segviz_core.federation.synchronization import Template, average, average_st
 class Replies:
     """The accepted replies of one round on disk: metrics in memory, arrays read one at a time."""
 
-    def __init__(self, files: Mapping[str, Path], stack: ExitStack) -> None:
+    def __init__(self, files: Mapping[str, Path]) -> None:
         self.sites = sorted(files)
-        self._files = {site: stack.enter_context(safe_open(files[site], framework="np")) for site in self.sites}
-        self.metrics: dict[str, dict[str, float]] = {
-            site: json.loads(file.metadata()["packet"])["metrics"] for site, file in self._files.items()
-        }
+        self._files = {site: ReplyFile(files[site]) for site in self.sites}
+        self.metrics = {site: file.metrics for site, file in self._files.items()}
 
     def read(self, site: str, group: str, key: str) -> np.ndarray[Any, Any]:
         """One array of one site."""
-        array: np.ndarray[Any, Any] = self._files[site].get_tensor(f"{group}|{key}")
-        return array
+        return self._files[site].read(group, key)
 
     def group(self, site: str, group: str, keys: Sequence[str]) -> Arrays:
         """All arrays `keys` of one group of one site."""
@@ -41,8 +36,7 @@ class Replies:
 
     def owners(self, organ: str) -> list[str]:
         """Sites whose reply carries the head of `organ`, in site order."""
-        name = f"head/{organ}|"
-        return [site for site, file in self._files.items() if any(key.startswith(name) for key in file.keys())]  # noqa: SIM118
+        return [site for site, file in self._files.items() if file.holds(f"head/{organ}")]
 
 
 def aggregate(

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
-from segviz_core.atomic import replacing
 from segviz_core.cases import Case
+from segviz_core.mapped_arrays import map_arrays, save_arrays
 from segviz_core.network import SegVizNet
 from segviz_core.torch_inference import margins
 
@@ -35,17 +34,18 @@ def write_targets(
     keep: Collection[str] = (),
     on_case: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Label all `cases` and keep the maps in memory (`case.targets`) and in `work`/targets.
+    """Label all `cases` and keep the maps in `work`/targets, mapped into memory as `case.targets`.
 
     Earlier maps stay for the organs in `keep` that the teachers do not label anew; all others go.
     """
     folder = work / "targets"
     folder.mkdir(parents=True, exist_ok=True)
     for i, case in enumerate(cases):
-        kept = {organ: target for organ, target in case.targets.items() if organ in keep}
-        case.targets = kept | soft_maps(case, teachers, patch_size=patch_size)
-        with replacing(folder / f"{case.name}.safetensors") as temporary:
-            save_file(case.targets, temporary)
+        maps = {organ: np.array(target) for organ, target in case.targets.items() if organ in keep}
+        maps |= soft_maps(case, teachers, patch_size=patch_size)
+        case.targets = {}  # Windows replaces no file that is mapped
+        save_arrays(folder / f"{case.name}.safetensors", maps)
+        case.targets = map_arrays(folder / f"{case.name}.safetensors")
         if on_case:
             on_case(i + 1, len(cases))
 
@@ -55,7 +55,7 @@ def load_targets(work: Path, cases: Sequence[Case]) -> None:
     for case in cases:
         path = work / "targets" / f"{case.name}.safetensors"
         if path.exists():
-            case.targets = load_file(path)
+            case.targets = map_arrays(path)
 
 
 def soft_maps(

@@ -7,7 +7,6 @@ import json
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -264,9 +263,7 @@ class Study:
             self.state.save(self.folder / CHECKPOINT_FILE)
 
     def _aggregate(self, stage: str, replies: Mapping[str, Path]) -> None:
-        with ExitStack() as stack:
-            opened = Replies(replies, stack)
-            aggregate(stage, opened, self.state, settings=self.settings, template=self.template)
+        aggregate(stage, Replies(replies), self.state, settings=self.settings, template=self.template)
 
     def _amend(self, what: str) -> None:
         self.state.amendments.append((self.state.finished, what))
