@@ -54,6 +54,7 @@ WITHOUT_TORCH = {
     "experiments.table",
     "federation.aggregation",
     "federation.answers",
+    "federation.bulletin",
     "federation.certificates",
     "federation.child",
     "federation.clock",
@@ -62,6 +63,7 @@ WITHOUT_TORCH = {
     "federation.dashboard_server",
     "federation.dashboard_terminal",
     "federation.database",
+    "federation.experts",
     "federation.export",
     "federation.fleet_paths",
     "federation.flower_app",
@@ -132,6 +134,7 @@ TORCH = {
 FLOWER = {
     "federation.client_app",
     "federation.coordinator",
+    "federation.exchange",
     "federation.flower_process",
     "federation.front",
     "federation.gate",
@@ -140,6 +143,7 @@ FLOWER = {
     "federation.server_processes",
     "federation.serving",
     "federation.site",
+    "federation.site_processes",
     "federation.strategy",
     "federation.supervisor",
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segviz_core.federation import journal, records, trainer_socket
+from segviz_core.federation import client_app, journal, records, trainer_socket
 from segviz_core.federation.client_app import answer
 from segviz_core.federation.packets import Packet
 from segviz_core.federation.site_folder import AUDIT_FILE
@@ -84,5 +84,20 @@ def test_request_outside_the_protocol_does_not_reach_the_trainer(
     assert asked == []
 
 
-def test_missing_trainer_is_told_by_its_code(tmp_path: Path) -> None:
+def test_request_waits_while_the_trainer_is_started_again(
+    tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_app, "_RETRY_S", 0.05)
+    (tmp_path / trainer_socket.ADDRESS_FILE).write_text('{"address": "/nowhere", "key": "00"}')  # of a dead trainer
+    threading.Timer(0.3, lambda: trainer(lambda request: REPLY)).start()
+    assert "settings" in answer(records.to_record(REQUEST), tmp_path)
+
+
+def test_trainer_that_does_not_come_back_is_told_by_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_app, "TRAINER_S", 0.0)
+    (tmp_path / trainer_socket.ADDRESS_FILE).write_text("{}")
     assert dict(answer(records.to_record(REQUEST), tmp_path)["error"]) == {"code": "no-trainer"}
+
+
+def test_site_that_leaves_says_so_at_once(tmp_path: Path) -> None:
+    assert dict(answer(records.to_record(REQUEST), tmp_path)["error"]) == {"code": "stopped"}

@@ -1,6 +1,6 @@
 import pytest
 
-from segviz_core.federation.node_log import CONNECTED, CONNECTED_AGAIN, RETRYING, Then, explain
+from segviz_core.federation.node_log import CONNECTED, CONNECTED_AGAIN, RETRYING, SENT, Then, explain
 
 REFUSED = "Exit Code: 305\nFailed to initialize the connection to the SuperLink.\n[code: 2004] Not registered"
 
@@ -69,5 +69,7 @@ def test_wrong_clock_is_not_taken_for_a_removal(ahead: float | None, message: st
 
 def test_lines_that_tell_how_the_connection_stands() -> None:
     assert CONNECTED.search("INFO :      SuperNode ID: 1234")
+    assert SENT.search("INFO :      Sent successfully")
+    assert SENT.search("ERROR :     Failed to send message 12: cut")
     assert RETRYING.search("WARNING :   Connection attempt failed, retrying in 0.07 seconds")
     assert CONNECTED_AGAIN.search("INFO :      Connection successful after 3.10 seconds and 4 tries.")

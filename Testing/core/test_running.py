@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from segviz_core.errors import InputError
-from segviz_core.federation.running import COMMAND_FILE, ask_to_stop, asked_to_stop, is_running, only_one
+from segviz_core.federation.running import (
+    COMMAND_FILE,
+    ask_to_leave_after_round,
+    ask_to_stop,
+    asked_to_leave_after_round,
+    asked_to_stop,
+    is_running,
+    only_one,
+)
 
 OWNER = """
 import sys, time
@@ -83,3 +91,13 @@ def test_old_request_does_not_stop_a_new_owner(tmp_path: Path) -> None:
     (tmp_path / COMMAND_FILE).write_text("{}")
     with only_one(tmp_path, what="It"):
         assert not asked_to_stop(tmp_path)
+
+
+def test_leaving_after_the_round_is_no_stop_and_a_stop_comes_before_it(tmp_path: Path) -> None:
+    assert not asked_to_leave_after_round(tmp_path)
+    ask_to_leave_after_round(tmp_path)
+    assert asked_to_leave_after_round(tmp_path)
+    assert not asked_to_stop(tmp_path)
+    (tmp_path / COMMAND_FILE).write_text('{"command": "stop"}')
+    assert asked_to_stop(tmp_path)
+    assert not asked_to_leave_after_round(tmp_path)

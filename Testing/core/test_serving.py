@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from federation_processes import Coordinator, join, kill, new_study, processes_of, states, wait_until
@@ -17,7 +18,7 @@ from toy_study import assert_same_weights, reference
 from segviz_core.errors import Cancelled, InputError
 from segviz_core.federation import coordinator, journal, site
 from segviz_core.federation.serving import serve
-from segviz_core.federation.site_folder import AUDIT_FILE
+from segviz_core.federation.site_folder import AUDIT_FILE, STATUS_FILE
 from segviz_core.federation.state import StudyState
 
 SITES = {"north": ["liver"], "south": ["spleen"]}
@@ -184,6 +185,27 @@ def test_site_added_while_the_study_runs_can_join_and_be_removed(federation: Fed
     assert (status["state"], status["message"]) == ("removed", "Removed by the coordinator.")
     assert coordinator.status(federation.study)["removed"] == {"east": "left"}
     federation.grows()
+
+
+def test_site_that_leaves_after_its_round_is_counted_in_it(federation: Federation) -> None:
+    folder = federation.folder / "south"
+    (folder / "behaviour").write_text("slow 1")
+    rounds = len(_rounds(folder))
+    wait_until(lambda: len(_rounds(folder)) > rounds, 60, federation.coordinator.output)
+    site.leave(folder, after_round=True)
+    (folder / "behaviour").unlink()
+    wait_until(lambda: not processes_of(folder), 30, lambda: str(processes_of(folder)))
+    assert states(folder)[-2:] == ["leaving", "left"]
+    last = [row for row in journal.read(folder / AUDIT_FILE) if row["event"] == "sent"][-1]["settings"]["round"]
+    wait_until(lambda: federation.finished >= last, 60, federation.coordinator.output)
+    (row,) = [row for row in journal.read(federation.study / "history.jsonl") if row["round"] == last]
+    assert row["sites"]["south"]["metrics"]["loss"] == 1.0
+    federation.join("south")
+    federation.grows()
+
+
+def _rounds(folder: Path) -> list[dict[str, Any]]:
+    return [row for row in journal.read(folder / STATUS_FILE) if row["event"] == "round"]
 
 
 def test_leaving_ends_every_process_of_the_site(federation: Federation) -> None:

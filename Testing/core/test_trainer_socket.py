@@ -106,10 +106,13 @@ def test_bytes_that_are_no_packet_are_refused(tmp_path: Path, serve: Serve) -> N
     assert "Expected a SegViz packet" in str(errors[0])
 
 
-def test_missing_trainer_is_a_code(tmp_path: Path) -> None:
-    with pytest.raises(TrainerError) as caught:
-        ask(tmp_path, REQUEST)
-    assert caught.value.code == "no-trainer"
+def test_missing_trainer_is_a_code_and_a_site_that_leaves_another(tmp_path: Path) -> None:
+    for address, code in ((None, "stopped"), ('{"address": "/nowhere", "key": "00"}', "no-trainer")):
+        if address:
+            (tmp_path / ADDRESS_FILE).write_text(address)
+        with pytest.raises(TrainerError) as caught:
+            ask(tmp_path, REQUEST)
+        assert caught.value.code == code
 
 
 def test_unknown_answer_counts_as_a_failure(tmp_path: Path, serve: Serve) -> None:

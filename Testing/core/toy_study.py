@@ -37,8 +37,7 @@ def write_toy_study(folder: Path, **settings: Any) -> StudySettings:
         mode="segviz-fedavg",
         network={"channels": [4, 8], "strides": [2], "num_res_units": 1},
         patch_size=(4, 4, 4),
-        steps_per_round=1,
-        **settings,
+        **{"steps_per_round": 1, **settings},
     )
     write_study(folder, study, TEMPLATE, initial)
     return study

@@ -16,6 +16,7 @@ from segviz_core.contract import DataContract
 from segviz_core.federation import journal, trainer_socket
 from segviz_core.federation.child import end_with_parent
 from segviz_core.federation.packets import Packet
+from segviz_core.federation.schema import news
 from segviz_core.federation.site_folder import read_site
 from segviz_core.federation.synchronization import COUNTER, MEAN, VARIANCE
 
@@ -64,7 +65,7 @@ def main() -> None:
 
     def handle(request: Packet, stop_when_closed: trainer_socket.Progress) -> Packet:
         number = int(request.settings["round"])
-        journal.say("round", round=number, stage=request.stage)
+        journal.say("round", round=number, stage=request.stage, **news(request.settings))
         file = folder / "behaviour"
         behaviour = file.read_text() if file.exists() else ""
         if behaviour.startswith("slow"):
@@ -73,7 +74,7 @@ def main() -> None:
                 stop_when_closed(request.stage, 0, 1)
                 time.sleep(0.05)
         reply = answer(request, site=site["site"]["site"], organs=site["organs"], contract=contract)
-        journal.say("answered", round=number, stage=request.stage)
+        journal.say("answered", round=number, stage=request.stage, seconds=0.0, metrics=dict(reply.metrics))
         return reply
 
     trainer_socket.serve(listener, handle, on_error=lambda error: sys.stderr.write(f"{error!r}\n"))

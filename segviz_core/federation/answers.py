@@ -28,9 +28,8 @@ class Answers:
         return list(self._asked)
 
     def clear(self) -> None:
-        """Drop what an earlier process left on disk."""
-        if not self._files:
-            shutil.rmtree(self._folder.parent, ignore_errors=True)
+        """Delete the replies of this and all earlier rounds."""
+        shutil.rmtree(self._folder.parent, ignore_errors=True)
 
     def ask(self, node: str, request: Packet) -> None:
         """Note a request; its arrays are not kept."""

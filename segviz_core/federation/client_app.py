@@ -4,6 +4,7 @@ A process of its own per message. Whatever goes wrong, an error code leaves the 
 which could name a path or a patient.
 """
 
+import time
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -14,6 +15,10 @@ from segviz_core.federation import journal, records, trainer_socket
 from segviz_core.federation.packets import Packet, check_schema
 from segviz_core.federation.schema import REPLY, REQUEST
 from segviz_core.federation.site_folder import AUDIT_FILE
+
+TRAINER_S = 600.0
+"""A trainer that is started again prepares all its cases first."""
+_RETRY_S = 0.5
 
 app = ClientApp()
 
@@ -31,7 +36,7 @@ def answer(content: RecordDict, site: Path) -> RecordDict:
         request = records.from_record(content)
         check_schema(request, REQUEST)
         _note(site, "received", request)
-        reply = trainer_socket.ask(site, request)
+        reply = _ask(site, request)
         check_schema(reply, REPLY)
         _note(site, "sent", reply)
         return records.to_record(reply)
@@ -41,6 +46,18 @@ def answer(content: RecordDict, site: Path) -> RecordDict:
         return _error(site, "refused", error)
     except Exception as error:
         return _error(site, "failed", error)
+
+
+def _ask(site: Path, request: Packet) -> Packet:
+    """The trainer's answer; while it is being started again, the request waits."""
+    deadline = time.monotonic() + TRAINER_S
+    while True:
+        try:
+            return trainer_socket.ask(site, request)
+        except trainer_socket.TrainerError as error:
+            if error.code != "no-trainer" or time.monotonic() > deadline:
+                raise
+        time.sleep(_RETRY_S)
 
 
 def _note(site: Path, event: str, packet: Packet) -> None:

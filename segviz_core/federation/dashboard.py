@@ -12,22 +12,10 @@ from typing import Any
 from segviz_core.federation import coordinator, journal
 from segviz_core.federation.presence import read_presence
 from segviz_core.federation.schedule import Round, schedule
+from segviz_core.federation.schema import DOING
 from segviz_core.federation.study import CHECKPOINT_FILE, HISTORY_FILE
 from segviz_core.federation.time_left import rounded, seconds_left
 from segviz_core.labels import CURVE_COLORS, ORGANS, OTHER_CURVE_COLOR
-
-STAGES = {
-    "declare": "joining",
-    "train-local": "training alone",
-    "expert": "sending its expert",
-    "label": "labelling with the others' experts",
-    "train-head": "training the head of a new organ",
-    "train": "training together",
-    "tune": "tuning its heads",
-    "evaluate": "evaluating",
-    "deliver": "receiving the meta-model",
-}
-"""What a site does in a round of that stage."""
 
 _MOST_REJECTIONS = 100
 
@@ -61,7 +49,7 @@ def dashboard(folder: Path) -> dict[str, Any]:
         "time": round(time.time(), 3),
         "round": min(status["finished_rounds"] + 1, len(rounds)),
         "rounds": len(rounds),
-        "stage_title": STAGES.get(str(status.get("stage")), ""),
+        "stage_title": DOING.get(str(status.get("stage")), ""),
         "finished_rounds": status["finished_rounds"],
         "time_left": _time_left(rounds, status, finished),
         "certificate_days_left": min(status["certificate_days_left"], status["authority_days_left"]),
@@ -116,7 +104,7 @@ def _doing(status: Mapping[str, Any], presence: Mapping[str, Any]) -> str:
         return f"reply rejected: {presence['reason']}"
     if status["state"] != "running" or presence["round"] != status.get("round"):
         return "ready"
-    return STAGES.get(str(status.get("stage")), "") if presence["doing"] == "asked" else "done, waits for the others"
+    return DOING.get(str(status.get("stage")), "") if presence["doing"] == "asked" else "done, waits for the others"
 
 
 def _round(row: Mapping[str, Any], members: Members) -> dict[str, Any]:

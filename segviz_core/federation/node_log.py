@@ -29,6 +29,7 @@ class Reason:
 
 CONNECTED = re.compile(r"SuperNode ID: (\d+)")
 RETRYING = re.compile(r"Connection attempt failed, retrying")
+SENT = re.compile(r"Sent successfully|Failed to send message|Ignoring reply message")
 CONNECTED_AGAIN = re.compile(r"Connection successful after")
 
 NOT_RUNNING = "The coordinator is not running, or the address or port is wrong."

@@ -1,13 +1,34 @@
-"""Sites of unequal speed: a slow one makes fewer steps in the next round; its weight in the average stays (1/N)."""
+"""Sites of unequal speed, and how long the work of a stage takes.
+
+A slow site makes fewer steps in the next round; its weight in the average stays (1/N).
+"""
 
 from collections.abc import Collection, Mapping
 from statistics import median
 
+from segviz_core.federation.packets import Packet
 from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.state import StudyState
 
 _MARGIN = 0.8
 """A round is to end in this part of its timeout."""
+_LONGEST_SHARE, _TRANSFER_S = 3.0, 60.0
+
+
+class Durations:
+    """The longest time that any site took for each stage, since this process began."""
+
+    def __init__(self) -> None:
+        self._longest: dict[str, float] = {}
+
+    def note(self, reply: Packet) -> None:
+        """Learn from an accepted reply."""
+        self._longest[reply.stage] = max(self._longest.get(reply.stage, 0.0), reply.metrics.get("seconds", 0.0))
+
+    def patience(self, request: Packet) -> float | None:
+        """Seconds after which silence means that a message got lost; None before anybody has answered such a one."""
+        longest = self._longest.get(request.stage)
+        return None if longest is None else _LONGEST_SHARE * longest + _TRANSFER_S
 
 
 def adapt(

@@ -48,7 +48,7 @@ class Presence:
 
     def asked(self, nodes: Iterable[str], *, number: int) -> None:
         """The sites got a request of round `number`."""
-        for name in self._names(nodes):
+        for name in sorted(self._names(nodes)):
             self._set(name, doing="asked", round=number, reason="")
         self._write()
 

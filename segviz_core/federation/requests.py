@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from segviz_core.federation.experts import Experts
 from segviz_core.federation.export import meta_model_of
 from segviz_core.federation.packets import Arrays, Packet, Setting
 from segviz_core.federation.schedule import Round, new_head
@@ -32,7 +32,7 @@ def news(state: StudyState, online: Sequence[str], *, rounds: int) -> dict[str, 
 class Requests:
     """Makes the requests of one round.
 
-    `experts` is the folder of the experts' packets; where `last_model_teaches` (after the study's end), soft maps come
+    Where `last_model_teaches` (after the study's end), soft maps come
     from the meta-model instead. `news` goes to the people at the sites.
     """
 
@@ -40,7 +40,7 @@ class Requests:
     template: Template
     state: StudyState
     round: Round
-    experts: Path
+    experts: Experts
     last_model_teaches: bool
 
     def next_stage(self, member: Member, answered: Collection[str]) -> str:
@@ -96,11 +96,9 @@ class Requests:
         others = sorted((m for m in self.state.members.values() if m.site != member.site), key=lambda m: m.site)
         taught: set[str] = set()
         for i, other in enumerate(others):
-            file = self.experts / f"{other.site}.safetensors"
             foreign = [organ for organ in other.organs if organ in left]
-            if self.last_model_teaches or not foreign or not file.exists():
+            if self.last_model_teaches or not foreign or not (expert := self.experts.of(other.site)):
                 continue
-            expert = Packet.from_bytes(file.read_bytes())
             arrays[f"expert/{i}/representation"] = expert.arrays["representation"]
             for organ in foreign:
                 arrays[f"expert/{i}/head/{organ}"] = expert.arrays[f"head/{organ}"]

@@ -14,6 +14,7 @@ from segviz_core.atomic import write_json
 from segviz_core.errors import InputError
 
 LOCK_FILE, COMMAND_FILE = "running.lock", "command.json"
+_AFTER_ROUND = "leave-after-round"
 _PATIENCE_S = 3.0  # a moment's grace for the lock of `is_running`, or of a process that is just ending
 
 if sys.platform == "win32":
@@ -74,9 +75,28 @@ def ask_to_stop(folder: Path, *, wait_s: float) -> bool:
     return True
 
 
+def ask_to_leave_after_round(folder: Path) -> None:
+    """Ask the site that owns `folder` to leave once the answer of the round under way is sent."""
+    write_json(folder / COMMAND_FILE, {"command": _AFTER_ROUND})
+
+
 def asked_to_stop(folder: Path) -> bool:
-    """Whether somebody asked the owner of `folder` to stop."""
-    return (folder / COMMAND_FILE).exists()
+    """Whether somebody asked the owner of `folder` to stop at once."""
+    return _command(folder) not in ("", _AFTER_ROUND)
+
+
+def asked_to_leave_after_round(folder: Path) -> bool:
+    """Whether somebody asked the site that owns `folder` to leave after the round under way."""
+    return _command(folder) == _AFTER_ROUND
+
+
+def _command(folder: Path) -> str:
+    """The word in COMMAND_FILE; a file that says nothing else means stop."""
+    try:
+        text = (folder / COMMAND_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    return _AFTER_ROUND if _AFTER_ROUND in text else "stop"
 
 
 def _open(folder: Path) -> int:

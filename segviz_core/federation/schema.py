@@ -7,8 +7,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-STAGES = ("declare", "train-local", "expert", "label", "train-head", "train", "tune", "evaluate", "deliver")
+DOING: Mapping[str, str] = {
+    "declare": "joining",
+    "train-local": "training alone",
+    "expert": "sending its expert",
+    "label": "labelling the organs of others",
+    "train-head": "training the head of a new organ",
+    "train": "training together",
+    "tune": "tuning its heads",
+    "evaluate": "evaluating",
+    "deliver": "receiving the meta-model",
+}
+"""What a site does in each stage."""
+STAGES = tuple(DOING)
 
 _ORGAN, _NUMBER = r"[a-z][a-z0-9_]{0,31}", r"\d{1,4}"
 Bounds = tuple[type, float, float]
@@ -47,6 +60,13 @@ NEWS: Mapping[str, Bounds] = {
     "sites": (str, 0, 2000),
 }
 """Told to the people at a site: planned rounds, sites online and expected, who takes part in this round."""
+
+
+def news(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The news in the settings of a request, the sites as a list of names."""
+    found = {name: settings[name] for name in NEWS if name in settings}
+    return found | {"sites": [name for name in str(found.get("sites", "")).split(",") if name]}
+
 
 _WEIGHTS = ("representation", "head/ORGAN")
 REQUEST_GROUPS: Mapping[str, tuple[str, ...]] = {

@@ -11,13 +11,14 @@ from typing import Any
 from segviz_core.atomic import write_json
 from segviz_core.errors import InputError, SegVizError
 from segviz_core.federation import journal
-from segviz_core.federation.certificates import create_node_key, public_key, write_secret
+from segviz_core.federation.bulletin import OnRow
+from segviz_core.federation.certificates import create_node_key, days_left, public_key, write_secret
 from segviz_core.federation.child import environment, own_group
 from segviz_core.federation.consent import check_owner, record
 from segviz_core.federation.kit import Kit, check_flower, read_kit
-from segviz_core.federation.running import ask_to_stop, is_running
+from segviz_core.federation.running import ask_to_leave_after_round, ask_to_stop, is_running
 from segviz_core.federation.site_folder import CA_FILE, CONSENT_FILE, KEY_FILE, SITE_FILE, STATUS_FILE
-from segviz_core.federation.supervisor import OnRow, Supervisor
+from segviz_core.federation.supervisor import Supervisor
 from segviz_core.labels import ORGANS, LabelSet
 
 DEFAULT_FOLDER = Path.home() / ".segviz" / "site"
@@ -97,8 +98,10 @@ def make_key(folder: Path = DEFAULT_FOLDER) -> Path:
     return public
 
 
-def leave(folder: Path = DEFAULT_FOLDER) -> None:
+def leave(folder: Path = DEFAULT_FOLDER, *, after_round: bool = False) -> None:
     """Ask the site to leave and wait for the end of all its processes.
+
+    With `after_round` it leaves by itself once the answer of the round under way is sent; nobody waits for that.
 
     Raises:
         InputError: no site is running in `folder`.
@@ -106,12 +109,15 @@ def leave(folder: Path = DEFAULT_FOLDER) -> None:
     """
     if not (folder / SITE_FILE).exists() or not is_running(folder):
         raise InputError(f"No site is running in {folder}.", hint="Name its folder with --work.")
+    if after_round:
+        ask_to_leave_after_round(folder)
+        return
     if not ask_to_stop(folder, wait_s=_LEAVE_WAIT_S):
         raise SegVizError(f"The site did not end within {_LEAVE_WAIT_S:.0f} s.", hint="Try again in a minute.")
 
 
 def status(folder: Path = DEFAULT_FOLDER) -> dict[str, Any]:
-    """State of the site in `folder`: its name, whether it runs, the last state, the last progress."""
+    """State of the site in `folder`: whether it runs, the last state, the last progress, days that the kit is valid."""
     if not (folder / SITE_FILE).exists():
         raise InputError(f"No site has joined in {folder}.", hint="Name its folder with --work.")
     rows = journal.read(folder / STATUS_FILE)
@@ -121,7 +127,14 @@ def status(folder: Path = DEFAULT_FOLDER) -> dict[str, Any]:
     last = dict(states[-1]) if states else {"state": "left", "message": "Never started."}
     if not running and last["state"] not in ("left", "finished", "failed", "removed"):
         last |= {"state": "left", "message": "It ended without leaving; join again to go on."}
-    return {"running": running, **last, "progress": progress[-1] if progress else None}
+    certificate = folder / CA_FILE
+    days = round(days_left(certificate.read_bytes()), 1) if certificate.exists() else None
+    return {
+        "running": running,
+        **last,
+        "progress": progress[-1] if progress else None,
+        "certificate_days_left": days,
+    }
 
 
 def _check_options(kit: Kit, options: SiteOptions) -> None:

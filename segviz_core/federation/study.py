@@ -4,7 +4,6 @@ No flwr, no torch: the same object serves the runner in one process and Flower's
 """
 
 import json
-import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from segviz_core.errors import SegVizError
 from segviz_core.federation import journal
 from segviz_core.federation.aggregation import Replies, aggregate
 from segviz_core.federation.answers import Answers
+from segviz_core.federation.experts import Experts
 from segviz_core.federation.guard import Rejected, check_reply
 from segviz_core.federation.membership import (
     Registered,
@@ -25,7 +25,7 @@ from segviz_core.federation.membership import (
     read_registered,
     to_erase,
 )
-from segviz_core.federation.pace import adapt
+from segviz_core.federation.pace import Durations, adapt
 from segviz_core.federation.packets import Packet, Setting
 from segviz_core.federation.requests import Requests, news
 from segviz_core.federation.schedule import Round, schedule
@@ -34,7 +34,6 @@ from segviz_core.federation.study_folder import read_study
 from segviz_core.federation.transport import expand
 
 CHECKPOINT_FILE, HISTORY_FILE, SITES_FILE = "checkpoint.safetensors", "history.jsonl", "sites.json"
-EXPERTS_FOLDER = "experts"
 ATTEMPTS = 3
 WAY_OUT = "solve this and start the study again, or go on without a site: coordinator remove-site STUDY NAME."
 
@@ -46,14 +45,15 @@ class Study:
     `close_round`. Others may open it to read.
     """
 
-    _news: dict[str, Setting]
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.settings, self.template, self.initial = read_study(folder)
         checkpoint = folder / CHECKPOINT_FILE
         self.state = StudyState.load(checkpoint) if checkpoint.exists() else StudyState(self.initial)
         self._refused: set[str] = set()
+        self._durations = Durations()
+        self._experts = Experts(folder / "experts")
+        self._news: dict[str, Setting] = {}
         self._begin_round()
 
     @property
@@ -110,7 +110,8 @@ class Study:
     def requests(self, online: Sequence[str]) -> dict[str, Packet]:
         """One request per node id that is online and has not replied yet in this round."""
         self.refresh()
-        self._answers.clear()
+        if not self._answers.nodes:
+            self._answers.clear()  # what an earlier process left
         self._news = news(self.state, online, rounds=len(self.rounds))
         return {node: request for node in sorted(online) if (request := self._next_request(node))}
 
@@ -138,6 +139,7 @@ class Study:
             member = declared(node, reply, self.state, self._registered())
         assert member is not None
         self._answers.keep(node, member.site, expand(reply), size=reply.nbytes)
+        self._durations.note(reply)
         if reply.stage == "declare":
             admit(self.state, node, member)
         if reply.stage == "label":
@@ -154,29 +156,46 @@ class Study:
         """
         for member in to_erase(self.state, self._registered()):
             self._answers.drop(member.site)
-        reasons = {self._name(node): reason for node, reason in rejected.items()} | self._answers.drop_outliers()
+        reasons = {self.name(node): reason for node, reason in rejected.items()} | self._answers.drop_outliers()
         row = {
             "time": round(time.time(), 3),
             "round": self.number,
             "stage": self.stage,
             "seconds": round(seconds, 3),
             "complete": self._complete(),
-            "sites": self._answers.rows(self.stage, self._name),
+            "sites": self._answers.rows(self.stage, self.name),
             "rejected": reasons,
         }
         if self.stage == "train":
             steps, answered = int(self._round.settings["steps"]), self._answers.metrics("train")
-            adapt(self.state, answered, late={self._name(n) for n in late}, steps=steps, settings=self.settings)
-        if not row["complete"]:
-            self._append_history(row)
+            adapt(self.state, answered, late={self.name(n) for n in late}, steps=steps, settings=self.settings)
+        if row["complete"]:
+            self._finish_stage()
+            self.state.finished += 1
+            self.state.save(self.folder / CHECKPOINT_FILE)
+        with (self.folder / HISTORY_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+        if row["complete"]:
+            self._answers.clear()
+            self._begin_round()
+        else:
             self._try_again(reasons)
-            return row
-        self._finish_stage()
-        self.state.finished += 1
-        self.state.save(self.folder / CHECKPOINT_FILE)
-        self._append_history(row)
-        self._begin_round()
         return row
+
+    def name(self, node: str) -> str:
+        """Pseudonym of the site behind a node id, as far as it is known."""
+        if member := self.state.members.get(node):
+            return member.site
+        return str(self._registered().get(node, {"site": f"node {node}"})["site"])
+
+    def is_removed(self, node: str) -> bool:
+        """Whether the coordinator has removed the site behind a node id."""
+        return bool(self._registered().get(node, {}).get("removed"))
+
+    def patience(self, node: str) -> float | None:
+        """Seconds after which the silence of a site means that a message got lost; None before anybody has answered."""
+        request = self._answers.request_to(node)
+        return self._durations.patience(request) if request else None
 
     def history(self) -> list[dict[str, Any]]:
         """All rows of history.jsonl; a last line cut short by a kill is left out."""
@@ -188,14 +207,8 @@ class Study:
         self._attempt = 1
         self._at_start = {member.site for member in self.state.active.values()}
         self._answers = Answers(self.folder / "rounds" / f"{self.number:05d}")
-        self._news = {}
         self._requests = Requests(
-            self.settings,
-            self.template,
-            self.state,
-            self._round,
-            self.folder / EXPERTS_FOLDER,
-            last_model_teaches=self._reopened,
+            self.settings, self.template, self.state, self._round, self._experts, last_model_teaches=self._reopened
         )
 
     @property
@@ -227,7 +240,9 @@ class Study:
         if self.stage == "deliver":
             return True
         accepted = self._answers.of(self.stage)
-        return self._needed() <= set(accepted) if self._round.required else bool(accepted)
+        if self._round.required:
+            return self._needed() <= set(accepted)
+        return bool(accepted or self._answers.of("train-head"))
 
     def _finish_stage(self) -> None:
         """Everything that follows from the replies of a complete round."""
@@ -239,9 +254,7 @@ class Study:
             for site in accepted:
                 self.state.update(site, local_steps=done)
         if self.stage == "expert":
-            (self.folder / EXPERTS_FOLDER).mkdir(exist_ok=True)
-            for site, path in accepted.items():
-                shutil.copyfile(path, self._expert(site))
+            self._experts.keep(accepted)
         if self.stage == "declare" and self._reopened:
             self._refused |= {node for node in self._answers.nodes if node not in self.state.members}
             if not accepted and not any(self.state.without_head(m) for m in self.state.active.values()):
@@ -250,11 +263,10 @@ class Study:
     def _erase(self, member: Member) -> None:
         """Drop a site and its expert; what was trained together with it begins anew from the others' experts."""
         self.state.members = {node: m for node, m in self.state.members.items() if m.site != member.site}
-        self._expert(member.site).unlink(missing_ok=True)
+        self._experts.erase(member.site)
         self._answers.drop(member.site)
         if {"expert", "train"} & {r.stage for r in self.rounds[: self.state.finished]}:
-            files = {m.site: self._expert(m.site) for m in self.state.members.values()}
-            experts = {site: file for site, file in files.items() if file.exists()}
+            experts = self._experts.files(m.site for m in self.state.members.values())
             forget_training(self.state)
             self.state.representation = self.initial
             self._aggregate("expert", experts)
@@ -279,17 +291,5 @@ class Study:
                 hint=f"Everything up to the last finished round is safe; {WAY_OUT}",
             )
 
-    def _expert(self, site: str) -> Path:
-        return self.folder / EXPERTS_FOLDER / f"{site}.safetensors"
-
-    def _name(self, node: str) -> str:
-        if member := self.state.members.get(node):
-            return member.site
-        return str(self._registered().get(node, {"site": f"node {node}"})["site"])
-
     def _registered(self) -> Registered:
         return read_registered(self.folder / SITES_FILE)
-
-    def _append_history(self, row: Mapping[str, Any]) -> None:
-        with (self.folder / HISTORY_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")

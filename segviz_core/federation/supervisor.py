@@ -10,31 +10,29 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
 
 from segviz_core.errors import Cancelled, InputError, SegVizError
-from segviz_core.federation import journal
+from segviz_core.federation import journal, site_processes
+from segviz_core.federation.bulletin import Bulletin, OnRow
 from segviz_core.federation.child import Child, environment, stop_all
 from segviz_core.federation.clock import seconds_ahead
-from segviz_core.federation.flower_process import command
 from segviz_core.federation.node_log import (
     CONNECTED,
     CONNECTED_AGAIN,
     NOT_RUNNING,
     RECONNECTING,
     RETRYING,
+    SENT,
     UNREGISTERED,
     Reason,
     Then,
     explain,
 )
-from segviz_core.federation.running import asked_to_stop, only_one
-from segviz_core.federation.site_folder import AUDIT_FILE, CA_FILE, KEY_FILE, SECRET_FILE, STATUS_FILE, read_site
-
-OnRow = Callable[[Mapping[str, Any]], None]
+from segviz_core.federation.running import asked_to_leave_after_round, asked_to_stop, only_one
+from segviz_core.federation.site_folder import AUDIT_FILE, CA_FILE, SECRET_FILE, STATUS_FILE, read_site
+from segviz_core.federation.trainer_socket import ADDRESS_FILE
 
 FIRST_TIME_S = 60.0
 """A site that was never online gives up after this long; one that was keeps trying, for the coordinator may restart."""
@@ -42,24 +40,22 @@ UNREGISTERED_S = 30.0
 """The coordinator may be just starting and register this site in a moment."""
 LEASE_S = 75.0
 """Flower refuses the key of a killed node for about 60 s (flower.md section 3)."""
-_POLL_S, _RETRY_S, _MOST_RESTARTS, _RESTART_WINDOW_S = 0.25, 3.0, 5, 600.0
+_POLL_S, _RETRY_S, _LAST_WORDS_S, _MOST_RESTARTS, _RESTART_WINDOW_S = 0.25, 3.0, 3.0, 5, 600.0
 
 
 class Supervisor:
     """One site between join and leave. `folder` is what `site join` prepared."""
 
     def __init__(self, folder: Path, *, on_row: OnRow | None = None) -> None:
-        self._folder, self._on_row = folder, on_row or (lambda _: None)
-        self._rows: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._folder = folder
         self._settings = read_site(folder)
-        self._flwr_folder = Path(self._settings["flwr_folder"]) if self._settings["flwr_folder"] else None
+        self._bulletin = Bulletin(folder / STATUS_FILE, self._settings["site"]["site"], on_row=on_row)
         self._environment = environment(flwr_home=folder / "flower")
         self._node: Child | None = None
         self._superexec: Child | None = None
         self._trainer: Child | None = None
         self._ready = False
         self._trainer_error: SegVizError | None = None
-        self._state = self._message = ""
         self._online = self._task_crashed = self._delivered = False
         self._was_online = any(row.get("state") == "online" for row in journal.read(folder / STATUS_FILE))
         self._trying_since = self._next_try = time.monotonic()
@@ -72,35 +68,48 @@ class Supervisor:
             SegVizError: the data cannot be used, or the coordinator cannot be reached or does not want this site.
         """
         with only_one(self._folder, what="This site"):
-            self._say("checking", "Checking the cases.")
+            self._bulletin.say("checking", "Checking the cases.")
             journal.append(self._folder / AUDIT_FILE, "join", address=self._settings["address"])
             try:
                 self._work()
             except (KeyboardInterrupt, Cancelled):
-                self._say("left", "Left.")
+                self._bulletin.say("left", "Left.")
             except SegVizError as error:
                 removed = isinstance(error, _Removed)
-                self._say("removed" if removed else "failed", error.message, hint=error.hint, kind=error.kind)
+                self._bulletin.say("removed" if removed else "failed", error.message, hint=error.hint, kind=error.kind)
                 raise
             finally:
+                self._take_leave()
                 stop_all([child for child in (self._node, self._superexec, self._trainer) if child])
-                journal.append(self._folder / AUDIT_FILE, "leave", state=self._state)
+                journal.append(self._folder / AUDIT_FILE, "leave", state=self._bulletin.state)
 
     def _work(self) -> None:
         while not asked_to_stop(self._folder):
-            while not self._rows.empty():
-                self._on_row(self._rows.get())
+            self._bulletin.pass_on()
+            if asked_to_leave_after_round(self._folder):
+                if not self._bulletin.working:
+                    break
+                self._bulletin.say("leaving", "Leaving as soon as the answer of this round is sent.")
             if self._trainer_error:
                 raise self._trainer_error
             self._keep_trainer()
             if self._delivered and not self._online:
-                self._say("finished", "The study is finished; this site has its meta-model.")
+                self._bulletin.say("finished", "The study is finished; this site has its meta-model.")
                 return
             if self._ready:
                 self._keep_node()
                 self._keep_superexec()
             time.sleep(_POLL_S)
-        self._say("left", "Left.")
+        self._bulletin.say("left", "Left.")
+
+    def _take_leave(self) -> None:
+        """Let the task in hand answer that the site has stopped, so that nobody waits for it."""
+        (self._folder / ADDRESS_FILE).unlink(missing_ok=True)
+        if self._trainer:
+            self._trainer.stop()
+        deadline = time.monotonic() + _LAST_WORDS_S
+        while self._bulletin.working and self._online and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     def _keep_trainer(self) -> None:
         if self._trainer and self._trainer.returncode is None:
@@ -113,7 +122,7 @@ class Supervisor:
             self._count_death("The trainer")
         self._ready = False
         self._trainer = Child(
-            [*self._settings["trainer"], str(self._folder)],
+            site_processes.trainer(self._folder, self._settings),
             environment=self._environment,
             log=self._folder / "trainer.log",
             on_line=self._hear_trainer,
@@ -133,7 +142,7 @@ class Supervisor:
         if event == "ready":
             self._ready = True
             self._trying_since = time.monotonic()
-        self._tell(event, **said)
+        self._bulletin.tell(event, **said)
 
     def _keep_node(self) -> None:
         if self._node and self._node.returncode is None:
@@ -160,31 +169,28 @@ class Supervisor:
 
     def _start_node(self) -> None:
         if not self._was_online:
-            self._say("connecting", f"Connecting to {self._settings['address']}.")
-        self._secret = self._write_secret()
+            self._bulletin.say("connecting", f"Connecting to {self._settings['address']}.")
+        self._write_secret()
         self._port = free_port()
         if self._superexec:
             self._superexec.stop(patience_s=5)
             self._superexec = None
-        folder = self._folder
-        arguments = ["--superlink", self._settings["address"], "--root-certificates", str(folder / CA_FILE)]
-        arguments += ["--auth-supernode-private-key", str(folder / KEY_FILE), "--host", "127.0.0.1"]
-        arguments += ["--port", str(self._port), "--isolation", "process"]
-        arguments += ["--superexec-auth-secret-file", str(self._secret), "--node-config", f"site={_toml(str(folder))}"]
         self._node = Child(
-            command("supernode", self._flwr_folder, *arguments),
+            site_processes.node(self._folder, self._settings, port=self._port),
             environment=self._environment,
-            log=folder / "node.log",
+            log=self._folder / "node.log",
             on_line=self._hear_node,
         )
 
     def _hear_node(self, line: str) -> None:
         if CONNECTED.search(line) or CONNECTED_AGAIN.search(line):
             self._online = self._was_online = True
-            self._say("online", "Connected; waiting for the next round.")
+            self._bulletin.say("online", "Connected; waiting for the next round.")
+        elif SENT.search(line):
+            self._bulletin.sent()
         elif RETRYING.search(line):
             self._set_offline()
-            self._say("reconnecting" if self._was_online else "connecting", f"{NOT_RUNNING} Trying again.")
+            self._bulletin.say("reconnecting" if self._was_online else "connecting", f"{NOT_RUNNING} Trying again.")
 
     def _keep_superexec(self) -> None:
         if not self._node or (self._superexec and self._superexec.returncode is None):
@@ -195,9 +201,8 @@ class Supervisor:
             self._count_death("The gate")
             self._renew_node()
             return
-        arguments = [str(self._folder), "--runtime-api-address", f"127.0.0.1:{self._port}", "--insecure"]
         self._superexec = Child(
-            command("site-superexec", self._flwr_folder, *arguments, "--superexec-auth-secret-file", str(self._secret)),
+            site_processes.superexec(self._folder, self._settings, port=self._port),
             environment=self._environment,
             log=self._folder / "superexec.log",
             on_line=self._hear_superexec,
@@ -230,16 +235,17 @@ class Supervisor:
         if reason.then is Then.RETRY_A_WHILE and time.monotonic() - self._trying_since > patience:
             given_up = UNREGISTERED if reason.message == RECONNECTING else reason
             raise InputError(given_up.message, hint=given_up.hint)
-        self._say("reconnecting" if self._was_online else "connecting", reason.message)
+        self._bulletin.say("reconnecting" if self._was_online else "connecting", reason.message)
         self._next_try = time.monotonic() + _RETRY_S
 
     def _set_offline(self) -> None:
         if self._online:
             self._trying_since = time.monotonic()
         self._online = False
+        self._bulletin.sent()
 
     def _check_patience(self) -> None:
-        refused = self._message.startswith(NOT_RUNNING)
+        refused = self._bulletin.message.startswith(NOT_RUNNING)
         if refused and not self._was_online and time.monotonic() - self._trying_since > FIRST_TIME_S:
             raise InputError(
                 f"{NOT_RUNNING} Tried {self._settings['address']} for {FIRST_TIME_S:.0f} s.",
@@ -256,22 +262,11 @@ class Supervisor:
                 hint=f"The logs in {self._folder} say more.",
             )
 
-    def _say(self, state: str, message: str, **values: str) -> None:
-        if (state, message) != (self._state, self._message):
-            self._tell("state", state=state, message=message, **values)
-        self._state, self._message = state, message
-
-    def _tell(self, event: str, **values: Any) -> None:
-        """One row for whoever follows the site; `on_row` gets it in the main thread."""
-        journal.append(self._folder / STATUS_FILE, event, **values)
-        self._rows.put({"event": event, **values})
-
-    def _write_secret(self) -> Path:
+    def _write_secret(self) -> None:
         path = self._folder / SECRET_FILE
         path.unlink(missing_ok=True)
         path.touch(mode=0o600)
         path.write_bytes(os.urandom(32))
-        return path
 
 
 class _Removed(InputError):
@@ -283,10 +278,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _toml(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -21,6 +21,7 @@ from segviz_core.errors import SegVizError
 from segviz_core.federation import journal, trainer_socket
 from segviz_core.federation.child import end_with_parent
 from segviz_core.federation.packets import Packet
+from segviz_core.federation.schema import news
 from segviz_core.federation.session import SiteSession
 from segviz_core.federation.settings import SiteSettings
 from segviz_core.federation.site_folder import read_site
@@ -75,7 +76,7 @@ def _answer(session: SiteSession, request: Packet, stop_when_closed: trainer_soc
         stop_when_closed(stage, done, total)
         report(stage, done, total)
 
-    journal.say("round", round=round_number, stage=request.stage)
+    journal.say("round", round=round_number, stage=request.stage, **news(request.settings))
     reply = session.handle(request, on_progress=on_progress)
     seconds = round(time.monotonic() - started, 2)
     journal.say("answered", round=round_number, stage=request.stage, seconds=seconds, metrics=dict(reply.metrics))

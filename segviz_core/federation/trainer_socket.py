@@ -59,8 +59,10 @@ def ask(folder: Path, request: Packet, *, while_waiting: Callable[[], None] = la
     """Send `request` to the trainer whose address is in `folder` and wait for its answer.
 
     Raises:
-        TrainerError: with a code of ERRORS.
+        TrainerError: with a code of ERRORS; "stopped" where the site has taken the address away, for it is leaving.
     """
+    if not (folder / ADDRESS_FILE).exists():
+        raise TrainerError("stopped")
     try:
         place = json.loads((folder / ADDRESS_FILE).read_text(encoding="utf-8"))
         with Client(place["address"], authkey=bytes.fromhex(place["key"])) as connection:
