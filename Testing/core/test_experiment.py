@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from segviz_core.__main__ import main
 from segviz_core.errors import Cancelled
 from segviz_core.experiments import checkpoint
 from segviz_core.experiments.experiment import run_all, run_one
+from segviz_core.experiments.gallery import chosen_cases
 from segviz_core.experiments.plan import CONFIGS, ROWS, read_plan
 from segviz_core.experiments.results import read_results, rows_of
 from segviz_core.experiments.table import write_table
@@ -73,7 +75,7 @@ def test_finished_runs_are_left_alone(finished) -> None:
     assert run_all(plan, results, folder=runs, on_progress=nothing, on_result=pytest.fail) == []
 
 
-@pytest.mark.parametrize("row", ["single", "central-marginal", "condist", "segviz-fedbn", "segviz+"])
+@pytest.mark.parametrize("row", ["single", "condist", "segviz+"])
 def test_run_that_is_killed_goes_on_and_gives_the_same_result_bit_by_bit(finished, tmp_path, monkeypatch, row) -> None:
     monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
     results, runs, _ = finished
@@ -149,3 +151,22 @@ def test_comparisons_hold_segviz_plus_against_rows_of_the_same_evaluation(finish
     means = {(e["mode"], e["evaluation"]): e["dice"]["mean"] for e in table}
     assert single["mean"] == pytest.approx(means["segviz+", "assembled"] - means["single", "personal"], abs=2e-4)
     assert all(0 <= one["p"] <= one["p_holm"] <= 1 for one in compared)
+
+
+def test_commands_list_the_runs_and_draw_best_median_and_worst_case(finished, capsys) -> None:
+    results, runs, lines = finished
+    assert len(lines) == len(ROWS)
+    assert lines[0].startswith("single_1_seed0: Dice personal 0.")
+    common = ["--results", str(results), "--folder", str(runs)]
+    assert main(["experiment", "--all", "smoke", "--list", *common]) == 0
+    assert "done  segviz+_2_seed0" in capsys.readouterr().out
+    assert main(["table", "smoke", "--pictures", *common]) == 0
+    pictures = {path.stem for path in (results / "smoke" / "pictures").glob("*.png")}
+    assert pictures == {f"{organ}_{rank}" for organ in ("liver", "spleen") for rank in ("best", "median", "worst")}
+
+
+def test_best_median_and_worst_are_taken_from_cases_that_show_the_organ() -> None:
+    rows = [["a", "liver", 0.9, 5], ["b", "liver", 0.5, 5], ["c", "liver", 0.7, 5], ["d", "liver", 0.0, 0]]
+    result = {"columns": ["case", "organ", "dice", "truth_ml"], "scores": {"assembled": rows}}
+    chosen = chosen_cases(result, "assembled")
+    assert chosen == [("liver", "best", "a", 0.9), ("liver", "median", "c", 0.7), ("liver", "worst", "b", 0.5)]

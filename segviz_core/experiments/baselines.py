@@ -24,7 +24,7 @@ from segviz_core.federation.synchronization import average_statistics
 from segviz_core.labels import ORGANS
 from segviz_core.losses import soft_dice
 from segviz_core.network import NetworkConfig
-from segviz_core.training import CLIP_NORM, TrainingConfig, cosine, step_generator
+from segviz_core.training import CLIP_NORM, TrainingConfig, autocast, channels_last, cosine, step_generator
 
 Loss = Callable[[Tensor, Tensor, int], Tensor]
 Distil = Callable[..., Tensor]
@@ -187,16 +187,19 @@ def _step(
         patch_size=config.patch_size,
         batch_size=config.batch_size,
         rng=step_generator(*config.seed_words, "mixed" if mixed else organs[0], step),
+        contrast=config.contrast,
     )
     channel = int(batch.annotated[0].int().argmax())
     k = channel if mixed else k
     device = next(network.parameters()).device
-    images, mask = batch.images.to(device), batch.masks[:, channel].to(device)
-    logits = network(images).float()
+    images, mask = channels_last(batch.images.to(device)), batch.masks[:, channel].to(device)
+    with autocast(config, device):
+        logits = network(images).float()
+        if distil and teacher:
+            with torch.no_grad():
+                known = teacher(images).float()
     value = loss(logits, mask, k + 1)
     if distil and teacher:
-        with torch.no_grad():
-            known = teacher(images)
         value = value + distil(logits, known, mask, k + 1)
     optimizer.zero_grad()
     value.backward()  # type: ignore[no-untyped-call]

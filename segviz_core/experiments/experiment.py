@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from segviz_core import batches
 from segviz_core.atomic import replacing, write_json
 from segviz_core.experiments.datasets import Data, load_data
 from segviz_core.experiments.plan import Run
@@ -28,6 +29,7 @@ from segviz_core.experiments.results import summary, write_result
 from segviz_core.experiments.rows import Trained, device_of, train_single, train_softmax
 from segviz_core.experiments.scoring import COLUMNS, label_map, score, test_dice
 from segviz_core.experiments.segviz_rows import train_segviz
+from segviz_core.training import TrainingConfig, computes_bf16
 
 Progress = Callable[[str, int, int], None]
 
@@ -129,7 +131,14 @@ def _result(run: Run, trained: Trained, data: Data, scores: Mapping[str, Any], c
         "bytes_per_site": trained.bytes_per_site,
         "flops": trained.flops,
         "seconds": clock.seconds,
-        "machine": {"device": name, "precision": run.setup.precision},
+        "augmentation": {
+            "rotation_deg": batches.ROTATION_DEG,
+            "zoom": batches.ZOOM,
+            "intensity_scale": batches.INTENSITY_SCALE,
+            "intensity_shift": batches.INTENSITY_SHIFT,
+            "contrast": TrainingConfig.contrast,
+        },
+        "machine": {"device": name, "precision": "bf16" if computes_bf16(device) else "fp32"},
         "versions": {package: version(package) for package in ("segviz", "torch", "monai", "numpy")}
         | {"python": platform.python_version(), "commit": _commit()},
         "curve": trained.curve,

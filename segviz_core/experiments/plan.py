@@ -45,8 +45,8 @@ class Setup:
     """What is the same in every row of a table: grid, network, augmentation, steps (method.md section 8, "Fair").
 
     `steps_per_site` counts all phases of training but `recal_steps`, the head-only steps of `assembled+recal`.
-    `precision` is fp32 or bf16, `device` auto, cpu or cuda, `contrast` the strength of the random HU curve (method.md
-    section 9c), `tolerance_mm` that of NSD, `watch` how often test Dice is taken along the way (for curves only).
+    Augmentation and precision are `training.TrainingConfig`'s own. `device` is auto, cpu or cuda, `tolerance_mm` that
+    of NSD, `watch` how often test Dice is taken along the way (for curves only).
     """
 
     contract: DataContract
@@ -57,8 +57,6 @@ class Setup:
     steps_per_site: int
     steps_per_round: int
     recal_steps: int
-    contrast: float = 0.0
-    precision: str = "fp32"
     device: str = "auto"
     threads: int = 1
     tolerance_mm: float = 2.0

@@ -5,7 +5,6 @@ Sites take turns in one process. Every row sees the same network, augmentation, 
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,7 +46,7 @@ def train_single(run: Run, sites: Mapping[str, Site], work: Path, report: Report
     setup, networks, curve, flops = run.setup, [], [], 0
     for i, (organ, site) in enumerate(sites.items()):
         torch.manual_seed(run.seed)
-        network = SegVizNet(NetworkConfig.from_dict(setup.network), [organ])
+        network = SegVizNet(NetworkConfig.from_dict(setup.network), [organ]).to(device_of(run))
         optimizer = torch.optim.Adam(set_trainable(network, own=(organ,)), setup.learning_rate)
         checkpoint = Checkpoint(work / f"single-{organ}.safetensors")
         checkpoint.restore(network, [optimizer])
@@ -56,8 +55,7 @@ def train_single(run: Run, sites: Mapping[str, Site], work: Path, report: Report
         for first in range(checkpoint.done, setup.steps_per_site, setup.steps_per_round):
             steps = min(setup.steps_per_round, setup.steps_per_site - first)
             config = training(run, organ, "single", first_step=first, steps=steps)
-            with precision_of(run):
-                summary = train(network, site.training_cases, config, optimizer=optimizer)
+            summary = train(network, site.training_cases, config, optimizer=optimizer)
             checkpoint.done = first + steps
             row = {"step": checkpoint.done, f"loss/{organ}": summary.loss, **watch(checkpoint.done, heads)}
             checkpoint.curve.append(row)
@@ -93,8 +91,7 @@ def train_softmax(run: Run, sites: Mapping[str, Site], work: Path, report: Repor
         **run.options,
     )
     flops = flops_of(lambda: share(copy.deepcopy(network), cases, training(run, steps=1), steps_per_round=1))
-    with precision_of(run):
-        share(network, cases, config, steps_per_round=setup.steps_per_round, checkpoint=checkpoint, on_round=on_round)
+    share(network, cases, config, steps_per_round=setup.steps_per_round, checkpoint=checkpoint, on_round=on_round)
     rounds = 0 if where == "central" else -(-setup.steps_per_site // setup.steps_per_round)
     size = sum(value.nbytes for value in network.state_dict().values())
     return Trained({"assembled": predictor}, checkpoint.curve, 2 * rounds * size, flops * setup.steps_per_site)
@@ -125,16 +122,6 @@ def device_of(run: Run) -> torch.device:
     """Where a run trains."""
     name = run.setup.device
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-
-
-def precision_of(run: Run) -> AbstractContextManager[Any]:
-    """bf16 for the network's arithmetic while it trains; weights and sums stay fp32.
-
-    No cache of cast weights: it would outlive the optimiser's step.
-    """
-    if run.setup.precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device_of(run).type, torch.bfloat16, cache_enabled=False)
 
 
 def _distil_of(run: Run) -> baselines.Distil | None:
