@@ -29,7 +29,7 @@ def played(folder: Path, *, rounds: int) -> Study:
 
 
 def play_round(study: Study, sites: dict[str, ToySite], *, dice: dict[str, float], loss: float) -> None:
-    for node, request in study.requests(list(sites)).items():
+    for node, request in study.requests(list(sites)):
         reply = sites[node](request)
         for name in reply.metrics:
             if name.startswith("dice/"):
@@ -106,7 +106,7 @@ def test_doing_follows_the_round_and_nobody_is_online_once_the_coordinator_is_go
 def test_rejections_come_with_round_site_and_reason_newest_first(tmp_path: Path) -> None:
     study = played(tmp_path, rounds=5)
     for reason in ("first", "second"):
-        study.requests(["11", "22", "33"])
+        list(study.requests(["11", "22", "33"]))
         study.close_round(seconds=1.0, rejected={"11": reason})
     rows = dashboard(tmp_path)["rejections"]
     assert [(row["round"], row["site"], row["reason"]) for row in rows] == [

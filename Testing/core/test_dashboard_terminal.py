@@ -33,7 +33,7 @@ def shown(folder: Path, *, terminal: bool, turns: int = 0) -> str:
 
 def test_pipe_gets_the_state_of_this_moment(tmp_path: Path) -> None:
     study = played(tmp_path, rounds=7)
-    study.requests(["11", "22", "33"])
+    list(study.requests(["11", "22", "33"]))
     study.close_round(seconds=1.0, rejected={"22": "[red]no markup[/red]"})
     text = shown(tmp_path, terminal=False)
     assert "7 of 11 rounds" in text

@@ -261,7 +261,7 @@ def test_site_erased_while_its_reply_waits_is_left_out_of_the_round(tmp_path):
     sites = toy_sites(study)
     register(study, sites)
     step_round(study, sites)
-    for node, request in study.requests(list(sites)).items():
+    for node, request in study.requests(list(sites)):
         study.accept(node, sites[node](request))
     register(study, sites, south="erased")
     study.close_round(seconds=0.0, rejected={})
@@ -280,7 +280,7 @@ def test_opening_a_study_to_read_changes_nothing_on_disk(tmp_path):
     study = toy_study(tmp_path)
     sites = toy_sites(study)
     step_round(study, sites)
-    for node, request in study.requests(["11"]).items():
+    for node, request in study.requests(["11"]):
         study.accept(node, sites[node](request))
     register(study, sites, south="erased")
     before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
@@ -305,7 +305,7 @@ def test_late_site_makes_half_the_steps_in_the_next_round_with_the_same_weight_i
     study = toy_study(tmp_path, mode="segviz-fedavg", rounds=4, steps_per_round=8)
     sites = toy_sites(study)
     step_round(study, sites)
-    for node, request in study.requests(list(without(sites, "22"))).items():
+    for node, request in study.requests(list(without(sites, "22"))):
         study.accept(node, sites[node](request))
     study.close_round(seconds=0.0, rejected={"22": "no reply within 3600 s"}, late=["22"])
     study = Study(tmp_path)  # a restart remembers
@@ -343,7 +343,7 @@ def test_every_request_tells_the_round_of_how_many_and_who_takes_part(tmp_path):
     study = toy_study(tmp_path)
     sites = toy_sites(study)
     step_round(study, sites)
-    study.requests(["11", "22"])
+    list(study.requests(["11", "22"]))
     step_round(study, without(sites, "33"))
     news = sites["11"].requests[-1].settings
     assert (news["round"], news["rounds"]) == (2, len(study.rounds))

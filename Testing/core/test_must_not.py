@@ -185,7 +185,7 @@ def test_8_site_with_another_window_cannot_join(tmp_path):
     study = Study(tmp_path / "study")
     other = toy_settings(mode="segviz-fedavg", contract=type(settings.contract)((10.0, 10.0, 10.0), (-57.0, 164.0)))
     session = SiteSession(other.for_site("north"), toy_site("liver"), tmp_path / "n")
-    reply = session.handle(study.requests(["1"])["1"])
+    reply = session.handle(dict(study.requests(["1"]))["1"])
     with pytest.raises(Rejected, match="prepares its CTs in another way"):
         study.accept("1", reply)
 

@@ -84,11 +84,11 @@ def test_killed_site_and_server_resume_to_the_same_weights(tmp_path):
     create_study(tmp_path / "study", settings)
     while not (study := Study(tmp_path / "study")).finished:
         sites = sessions(tmp_path, settings)  # fresh processes for every round
-        requests = study.requests(list(sites))
+        requests = dict(study.requests(list(sites)))
         for node, request in requests.items():
             sites[node].handle(request)  # answered, but the answer got lost with the server
         study = Study(tmp_path / "study")
-        for node, request in study.requests(list(sites)).items():
+        for node, request in study.requests(list(sites)):
             study.accept(node, sites[node].handle(request))
         study.close_round(seconds=0.0, rejected={})
     assert equal(study, straight)
@@ -146,7 +146,7 @@ def test_cancelled_training_loses_nothing_and_can_be_repeated(tmp_path):
     create_study(tmp_path / "study", settings)
     session = sessions(tmp_path, settings)["1"]
     study = Study(tmp_path / "study")
-    session.handle(study.requests(["1"])["1"])
+    session.handle(dict(study.requests(["1"]))["1"])
     request = Packet(
         {
             "stage": "train-local",

@@ -72,7 +72,7 @@ def test_trainer_declares_trains_and_ends_with_its_parent(start: Start, tmp_path
     wait_until(lambda: any(line.get("event") == "ready" for line in lines), 60, lambda: child.last_lines)
     create_study(tmp_path / "study", SETTINGS)
     study = Study(tmp_path / "study")
-    declared = trainer_socket.ask(tmp_path, study.requests(["1"])["1"])
+    declared = trainer_socket.ask(tmp_path, dict(study.requests(["1"]))["1"])
     assert declared.settings["organs"] == "liver"
     assert declared.metrics["cases/liver"] == 2.0
     request = Packet(

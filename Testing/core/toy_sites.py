@@ -115,7 +115,7 @@ def toy_sites(study: Study) -> dict[str, ToySite]:
 def step_round(study: Study, sites: Mapping[str, ToySite]) -> dict[str, Any]:
     """One round with the given sites online."""
     rejected = {}
-    asked = deque(study.requests(list(sites)).items())
+    asked = deque(study.requests(list(sites)))
     while asked:
         node, request = asked.popleft()
         try:

@@ -50,7 +50,7 @@ def reference(
     contract = write_toy_study(folder, **settings).contract.hash
     study, names = Study(folder), {str(node): site for node, site in enumerate(sorted(sites), start=1)}
     while not study.finished and study.state.finished != until:
-        for node, request in study.requests(list(names)).items():
+        for node, request in study.requests(list(names)):
             reply = toy_trainer.answer(request, site=names[node], organs=list(sites[names[node]]), contract=contract)
             study.accept(node, reply)
         study.close_round(seconds=0.0, rejected={})

@@ -25,7 +25,7 @@ def run_study(
     while not study.finished or study.extend(list(sites)):
         started = time.monotonic()
         rejected: dict[str, str] = {}
-        asked = deque(study.requests(list(sites)).items())
+        asked = deque(study.requests(list(sites)))
         while asked:
             node, request = asked.popleft()
             try:

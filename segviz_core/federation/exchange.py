@@ -64,7 +64,7 @@ class Exchange:
 
     def play(self, online: list[str]) -> None:
         """Ask all sites in `online` and wait for their replies, at most until the round's deadline."""
-        for node, request in self._study.requests(online).items():
+        for node, request in self._study.requests(online):
             self._send(node, request)
         self._presence.asked(self._letters, number=self._study.number)
         self._tell()

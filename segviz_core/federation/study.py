@@ -5,7 +5,7 @@ No flwr, no torch: the same object serves the runner in one process and Flower's
 
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +107,18 @@ class Study:
         lacking = (1 if self._reopened else self.settings.min_sites) - len(online)
         return [f"{lacking} more site{'s' if lacking > 1 else ''}"] if lacking > 0 else []
 
-    def requests(self, online: Sequence[str]) -> dict[str, Packet]:
-        """One request per node id that is online and has not replied yet in this round."""
+    def requests(self, online: Sequence[str]) -> Iterator[tuple[str, Packet]]:
+        """Node id and request for each site that is online and has not replied yet in this round.
+
+        Each is made when it is asked for, so that memory holds one.
+        """
         self.refresh()
         if not self._answers.nodes:
             self._answers.clear()  # what an earlier process left
         self._news = news(self.state, online, rounds=len(self.rounds))
-        return {node: request for node in sorted(online) if (request := self._next_request(node))}
+        for node in sorted(online):
+            if request := self._next_request(node):
+                yield node, request
 
     def follow_up(self, node: str) -> Packet | None:
         """What a site is asked in the same round after its accepted reply: a newcomer catches up without waiting."""
