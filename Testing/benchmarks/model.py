@@ -27,7 +27,7 @@ from segviz_core.experiments.scanners import SCANNERS
 from segviz_core.federation.weights import load_training, save_training, to_arrays
 from segviz_core.inference import segment
 from segviz_core.labels import ORGANS
-from segviz_core.mapped_arrays import map_arrays, save_arrays
+from segviz_core.mapped_arrays import kept_arrays
 from segviz_core.meta_model import MetaModel, OrganEntry
 from segviz_core.network import NetworkConfig, SegVizNet
 from segviz_core.preprocessing import prepare
@@ -109,15 +109,16 @@ def _trained(folder: Path, steps: int) -> tuple[SegVizNet, float]:
 
 def _case(folder: Path, site: str, index: int) -> Case:
     """One training phantom, prepared once and then read through a memory map."""
-    file = folder / f"{site}_{index}.safetensors"
-    if not file.exists():
-        folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
+
+    def made() -> dict[str, np.ndarray]:
+        _log.info("phantom %s %d", site, index)
         ct, labels = make_phantom(site, index, profile=PHANTOMS)
         voxels = np.rint(prepare(ct, CONTRACT).voxels * np.float32(255)).astype(np.uint8)
-        save_arrays(file, {"voxels": voxels} | {o.name: labels == o.value for o in ORGANS.values()})
-        _log.info("phantom %s %d", site, index)
-    arrays = map_arrays(file)
-    return Case(file.stem, arrays.pop("voxels"), arrays)
+        return {"voxels": voxels} | {o.name: labels == o.value for o in ORGANS.values()}
+
+    arrays = kept_arrays(folder / f"{site}_{index}.safetensors", made)
+    return Case(f"{site}_{index}", arrays.pop("voxels"), arrays)
 
 
 def _dice(model: MetaModel) -> dict[str, float]:

@@ -1,0 +1,187 @@
+"""`make bench`: seconds, memory and Dice of ours beside the stock MONAI pipeline, in one run on one machine.
+
+Every number is of a whole process, imports and files included, and a median of several. Results go into
+build/bench/inference.json after every row, and a row that is there already is not measured again: delete the file to
+start anew. `--full` adds the sizes and peers that take long.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from measure import ROOT, Cost, machine, medians, run
+from model import FOLDER, TEST_CASES, make_model
+from scans import WHOLE_BODY_SLICES, abdomen, dice_case
+from warm import WarmWorker
+
+from segviz_core.atomic import write_json
+from segviz_core.evaluation import dice_per_organ
+from segviz_core.labels import ORGANS
+from segviz_core.volumes import read_labels
+
+RESULTS = ROOT / "build" / "bench" / "inference.json"
+RUNS, MAIN_SLICES = 5, 128
+OTHER_SLICES, FULL_SLICES = (64, 512), (64, 512, WHOLE_BODY_SLICES)
+MEMORY_LIMIT_GB = {WHOLE_BODY_SLICES: 3.0}
+
+OURS = {
+    "ours": [],
+    "ours-fp32": ["--precision", "fp32"],
+    "ours-bf16": ["--precision", "bf16"],
+    "ours-int8": ["--precision", "int8"],
+    "ours-fast": ["--fast"],
+}
+
+_log = logging.getLogger(__name__)
+
+
+class Bench:
+    """The rows of one run; `scratch` holds the label maps that the pipelines write."""
+
+    def __init__(self, model: Path, scratch: Path, results: Path) -> None:
+        self.model, self.scratch, self.results = model, scratch, results
+        kept = json.loads(results.read_text(encoding="utf-8")) if results.exists() else []
+        self.rows = {(row["pipeline"], row["ct"]): row for row in kept}
+
+    def command(self, pipeline: str, ct: Path, out: Path) -> list[str]:
+        """The command line of a pipeline, "stock" or one of OURS."""
+        if pipeline == "stock":
+            return [
+                sys.executable,
+                "-W",
+                "ignore",
+                str(Path(__file__).with_name("stock.py")),
+                *map(str, (self.model, ct, out)),
+            ]
+        options = ["--model", str(self.model), "--device", "cpu", *OURS[pipeline]]
+        return [sys.executable, "-m", "segviz_core", "segment", str(ct), str(out), *options]
+
+    def time(self, pipeline: str, ct: Path, *, runs: int, more: Sequence[str] = ()) -> None:
+        """Take the time of `runs` runs and compare their labels: the same every time."""
+
+        def once() -> tuple[Cost, np.ndarray]:
+            out = self.scratch / f"{pipeline}.nii.gz"
+            cost = run([*self.command(pipeline, ct, out), *more])
+            return cost, read_labels(out).voxels
+
+        self.row(pipeline, ct, lambda: self._repeated(pipeline, once, runs))
+
+    def time_warm(self, ct: Path, *, runs: int) -> None:
+        """The second and later clicks of one worker."""
+        out = self.scratch / "ours-warm.nii.gz"
+
+        def measured() -> dict[str, object]:
+            with WarmWorker(self.scratch) as worker:
+                command = self.command("ours", ct, out)[3:]
+                worker.segment(command)  # the first click loads the model
+
+                def once() -> tuple[Cost, np.ndarray]:
+                    return worker.segment(command), read_labels(out).voxels
+
+                return self._repeated("ours-warm", once, runs)
+
+        self.row("ours-warm", ct, measured)
+
+    def dice(self, pipeline: str) -> None:
+        """Mean Dice on the phantoms of the scanner that the model never saw, with the time of a median case."""
+
+        def measured() -> dict[str, object]:
+            costs, scores = [], {organ: [] for organ in ORGANS}
+            for i in range(TEST_CASES):
+                image, truth = dice_case(FOLDER / "scans", i)
+                out = self.scratch / f"{pipeline}.nii.gz"
+                costs.append(run(self.command(pipeline, image, out)))
+                true = read_labels(truth).voxels
+                found = dice_per_organ(read_labels(out).voxels, true, {o.name: o.value for o in ORGANS.values()})
+                for organ, dice in found.items():
+                    if (true == ORGANS[organ].value).any():
+                        scores[organ].append(dice)
+            return medians(costs) | _mean_dice(scores)
+
+        self.row(pipeline, Path(f"{TEST_CASES} phantoms"), measured)
+
+    def row(self, pipeline: str, ct: Path, measured: Callable[[], dict[str, object]]) -> None:
+        """Measure a row unless it is there, write it at once, and say it."""
+        name = ct.name.removesuffix(".nii.gz").removeprefix("ct_")
+        if (pipeline, name) in self.rows:
+            return
+        row = {"pipeline": pipeline, "ct": name} | measured()
+        self.rows[pipeline, name] = row
+        self.results.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.results, list(self.rows.values()))
+        _log.info("%s", json.dumps(row))
+
+    def _repeated(self, pipeline: str, once: Callable[[], tuple[Cost, np.ndarray]], runs: int) -> dict[str, object]:
+        costs, labels = zip(*(once() for _ in range(runs)), strict=True)
+        same = all((found == labels[0]).all() for found in labels)
+        np.save(self.scratch / f"{pipeline}.npy", labels[0])
+        fp32 = self.scratch / "ours-fp32.npy"
+        agreement = {}
+        if fp32.exists() and np.load(fp32, mmap_mode="r").shape == labels[0].shape:
+            found = dice_per_organ(labels[0], np.load(fp32), {o.name: o.value for o in ORGANS.values()})
+            agreement = {"dice_to_fp32": {organ: round(dice, 4) for organ, dice in found.items()}}
+        return medians(costs) | {"dice_mean": None, "dice": None, "identical_runs": same} | agreement
+
+
+def _mean_dice(scores: dict[str, list[float]]) -> dict[str, object]:
+    dice = {organ: round(float(np.mean(values)), 4) for organ, values in scores.items()}
+    return {"dice_mean": round(float(np.mean(list(dice.values()))), 4), "dice": dice}
+
+
+def main(*, full: bool, results: Path) -> None:
+    """Measure what is missing in `results`."""
+    model = make_model(FOLDER)
+    quantized = FOLDER / "meta_model_int8.safetensors"
+    with tempfile.TemporaryDirectory() as folder:
+        if not quantized.exists():
+            images = Path(folder) / "ranges"
+            images.mkdir()
+            for i in range(4):
+                image, _ = dice_case(FOLDER / "scans", i)
+                shutil.copy(image, images)
+            run([sys.executable, "-m", "segviz_core", "export", str(model), str(quantized), "--cases", str(images)])
+        bench = Bench(quantized, Path(folder), results)
+        _measure(bench, full=full)
+    write_json(results.with_name("machine.json"), machine())
+
+
+def _measure(bench: Bench, *, full: bool) -> None:
+    scans = FOLDER / "scans"
+    main_ct = abdomen(scans, MAIN_SLICES)
+    bench.time("ours-fp32", main_ct, runs=RUNS)
+    for pipeline in ("ours", "ours-bf16", "ours-int8", "ours-fast", "stock"):
+        bench.time(pipeline, main_ct, runs=RUNS)
+    bench.time_warm(main_ct, runs=RUNS)
+    for pipeline in ("ours", "ours-fp32", "ours-int8", "ours-fast", "stock"):
+        bench.dice(pipeline)
+    for slices in FULL_SLICES if full else OTHER_SLICES:
+        limit = ["--memory-gb", str(MEMORY_LIMIT_GB[slices])] if slices in MEMORY_LIMIT_GB else []
+        bench.time("ours", abdomen(scans, slices), runs=3, more=limit)
+        if full and slices != WHOLE_BODY_SLICES:
+            bench.time("stock", abdomen(scans, slices), runs=1)
+    for peer in ("segresnetds", "nnunet"):
+        command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("peers.py")), peer]
+        runs = 3 if full else 1
+        bench.row(
+            f"{peer} (random weights, 4 tiles at 3 mm)",
+            main_ct,
+            lambda command=command, runs=runs: medians([run(command) for _ in range(runs)]) | _NO_DICE,
+        )
+
+
+_NO_DICE: dict[str, object] = {"dice_mean": None, "dice": None}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="512x512x1000 under 3 GB, all sizes of stock (an hour)")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    main(full=options.full, results=options.results)
