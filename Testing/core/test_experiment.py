@@ -69,6 +69,12 @@ def test_rows_train_in_equal_steps_and_move_the_bytes_they_should(finished) -> N
     assert by_row["condist"]["flops"] > by_row["fedavg-marginal"]["flops"]
 
 
+def test_augmentation_and_precision_are_the_same_in_every_row(finished) -> None:  # method.md section 5.9
+    results = read_results(finished[0] / "smoke")
+    assert len({json.dumps([result["augmentation"], result["machine"]["precision"]]) for result in results}) == 1
+    assert results[0]["augmentation"]["contrast"] > 0
+
+
 def test_finished_runs_are_left_alone(finished) -> None:
     results, runs, _ = finished
     plan = read_plan(CONFIGS / "smoke.toml")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -16,9 +17,11 @@ from segviz_core.contract import DataContract
 from segviz_core.experiments.phantoms import make_phantom
 from segviz_core.experiments.profiles import PROFILES
 from segviz_core.experiments.runner import run_study
+from segviz_core.federation.aggregation import aggregate
 from segviz_core.federation.export import meta_model_of
 from segviz_core.federation.guard import Rejected
 from segviz_core.federation.session import SiteSession
+from segviz_core.federation.state import Member, StudyState
 from segviz_core.federation.study import Study
 from segviz_core.federation.weights import create_study, load_arrays, to_arrays
 from segviz_core.inference import segment
@@ -131,6 +134,20 @@ def test_3_head_of_one_owner_keeps_its_size_and_counters_stay_integers(fedavg):
     counters = [a for key, a in fedavg.study.state.representation.items() if key.endswith("num_batches_tracked")]
     assert counters
     assert all(counter.dtype == np.int64 for counter in counters)
+
+
+def test_4_dice_is_averaged_over_the_sites_that_report_it_not_over_all(fedavg):
+    members = {
+        "1": Member("east", ("liver",), {"liver": 10}),
+        "2": Member("north", ("liver",), {"liver": 30}),
+        "3": Member("south", ("spleen",), {"spleen": 60}),
+        "4": Member("west", ("spleen",), {"spleen": 20}),  # too small for a validation set
+    }
+    state = StudyState(fedavg.study.state.representation, members=members)
+    metrics = {"east": {"dice/liver": 0.4}, "north": {"dice/liver": 0.8}, "south": {"dice/spleen": 0.9}, "west": {}}
+    replies = SimpleNamespace(sites=sorted(metrics), metrics=metrics)
+    aggregate("evaluate", replies, state, settings=fedavg.settings, template=fedavg.study.template)
+    assert state.dice == pytest.approx({"liver": 0.7, "spleen": 0.9})
 
 
 def test_5_sites_of_different_size_make_equal_steps(fedavg):
