@@ -93,7 +93,7 @@ def _explained(error: BaseException) -> SegVizError:
     if isinstance(error, KeyboardInterrupt):
         return Cancelled()
     if isinstance(error, MemoryError):
-        return SegVizError("There is not enough memory.", hint="Close other programs, or segment with --spacing 3.")
+        return SegVizError("There is not enough memory.", hint="Close other programs, or segment with --fast.")
     if isinstance(error, ModuleNotFoundError):
         return SegVizError(
             f"This command needs the package {error.name}, which is not installed.",

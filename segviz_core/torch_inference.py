@@ -109,7 +109,7 @@ def margins(
 
 def _too_large() -> SegVizError:
     return SegVizError(
-        "The graphics card has not enough free memory for this CT.", hint="Use --device cpu, or --spacing 3."
+        "The graphics card has not enough free memory for this CT.", hint="Use --device cpu, or --fast."
     )
 
 

@@ -17,6 +17,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from SegVizSlicerLib.Models import userFolder
 from SegVizSlicerLib.Report import Outcome, Report, readEvent
 
 CANCEL_PATIENCE_MS = 5000
@@ -24,6 +25,9 @@ CANCEL_PATIENCE_MS = 5000
 
 HEARTBEAT_MS = 5000
 """The child ends by itself when the heartbeat file is 30 s old: Slicer crashed."""
+
+OPENVINO_FOLDER = "openvino-intel-mac"
+"""In the user's folder; Dependencies.py fills it where Slicer's own Python cannot have the package."""
 
 
 class CoreProcess:
@@ -120,8 +124,13 @@ def pythonExecutable() -> str:
 
 def coreEnvironment() -> dict[str, str]:
     """What a child needs to find `segviz_core` and to write UTF-8 at once, in any place and language."""
-    path = os.pathsep.join([str(corePath()), *filter(None, [os.environ.get("PYTHONPATH", "")])])
+    path = os.pathsep.join(filter(None, [str(corePath()), *_privateOpenvino(), os.environ.get("PYTHONPATH", "")]))
     return {"PYTHONPATH": path, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def _privateOpenvino() -> list[str]:
+    folder = userFolder() / OPENVINO_FOLDER
+    return [str(folder)] if folder.is_dir() else []
 
 
 def corePath() -> Path:
@@ -143,7 +152,9 @@ def killTree(pid: int) -> None:
 
 
 def makeJobFolder(name: str = "SegViz") -> Path:
-    """A new folder for the files of one job, `name` and the time; its path has to be ASCII, or packages that read it break (Windows).
+    """A new folder for the files of one job, called by `name` and the time.
+
+    Its path has to be ASCII, or packages that read it break (Windows).
 
     Raises:
         RuntimeError: the temporary folder cannot be written to.

@@ -3,8 +3,9 @@
 from slicer.i18n import tr as _
 
 _WORDS = (
-    ("Use --device cpu, or --spacing 3.", _("Choose the device Processor (CPU), or Fast (3 mm), under Advanced.")),
-    ("segment with --spacing 3", _("choose Fast (3 mm) under Advanced")),
+    ("Use --device cpu, or --fast.", _("Choose the device Processor (CPU), or Fast, under Advanced.")),
+    ("segment with --fast", _("choose Fast under Advanced")),
+    ("Raise --memory-gb, or use --fast.", _("Choose Fast under Advanced.")),
     ("Use --device cpu.", _("Choose the device Processor (CPU) under Advanced.")),
     ("Run the command again with --debug to see where it happened.", _("Copy the log below when you report this.")),
 )

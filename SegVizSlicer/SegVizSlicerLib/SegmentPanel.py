@@ -15,17 +15,22 @@ from SegVizSlicerLib.State import State, explain, showIn
 from SegVizSlicerLib.Tables import fillTable, prepareTable
 
 STAGES = {
+    "load": _("Loading the model"),
     "read": _("Reading the CT"),
+    "locate": _("Looking where the organs are"),
     "prepare": _("Preparing the CT"),
-    "network": _("Finding the organs: window {done} of {total}"),
+    "network": _("Finding the organs"),
     "restore": _("Back to the grid of the CT"),
     "write": _("Writing the result"),
     "import": _("Showing the organs"),
 }
 """Words for the stages that `segment` reports; an unknown one is shown as it is."""
 
-SHARES = {"read": 2, "prepare": 13, "network": 75, "restore": 8, "write": 1, "import": 1}
+SHARES = {"load": 10, "read": 8, "locate": 10, "prepare": 7, "network": 45, "restore": 12, "write": 3, "import": 5}
 """Percent of the bar per stage, from measured times on a CPU: the bar never goes back."""
+
+PARTS = " \N{MIDDLE DOT} "
+"""Before news about a stage, which is still the same stage (segviz_core.console)."""
 
 STUDY_ORGANS = ("liver", "spleen", "kidneys", "pancreas")
 """Organs with a check box of their own; a model may have more."""
@@ -127,7 +132,7 @@ class SegmentPanel:
         ui = self.window.ui
         try:
             self.window.setState(State.Installing)
-            self.window.dependencies.ensureSegment()
+            self.window.dependencies.ensureSegment(self.options().device)
             self.window.setState(State.Starting)
             ui.progressBar.setValue(0)
             self.logic.start(
@@ -167,8 +172,9 @@ class SegmentPanel:
             return _("Select or import a model.")
         if not self.options().organs:
             return _("Select at least one organ.")
-        if self.window.federation.gpuBusy():
-            return _("The GPU is busy; it will be free within a minute.")
+        if self.options().device != "cpu" and self.window.federation.gpuBusy():
+            busy = _("The GPU is busy; it will be free within a minute.")
+            return busy + " " + _("Or choose the device Processor (CPU) under Advanced.")
         return ""
 
     def update(self) -> None:
@@ -209,13 +215,17 @@ class SegmentPanel:
         wanted = State.Importing if stage == "import" else State.Running
         if self.window.state is not wanted:
             self.window.setState(wanted)
+        name, _separator, news = stage.partition(PARTS)
         before = 0
-        for name, share in SHARES.items():
-            if name == stage:
+        for known, share in SHARES.items():
+            if known == name:
                 ui.progressBar.setValue(int(max(ui.progressBar.value, before + share * done / max(1, total))))
                 break
             before += share
-        ui.statusLabel.setText(STAGES.get(stage, stage).format(done=done, total=total))
+        text = STAGES.get(name, name) + (": " + _("part {done} of {total}") if total > 1 else "")
+        if news:
+            text += " " + _("(once more, in the whole body)")
+        ui.statusLabel.setText(text.format(done=min(done + 1, total), total=total))
 
     def _finished(self, ended: Result | Outcome) -> None:
         if isinstance(ended, Outcome):

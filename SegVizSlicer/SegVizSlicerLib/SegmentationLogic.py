@@ -19,9 +19,6 @@ from SegVizSlicerLib.Report import CANCELLED_EXIT_CODE, Outcome
 from SegVizSlicerLib.VolumeCheck import checkVolume
 from SegVizSlicerLib.Worker import Worker, warmWorker
 
-FAST_SPACING_MM = 3.0
-"""Grid of the "Fast" option; coarser than any model's own grid."""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -161,8 +158,8 @@ def segmentArguments(folder: Path, model: ModelEntry, options: Options) -> list[
     arguments = ["segment", str(folder / "ct.nrrd"), str(folder / "organs.nrrd"), "--model", str(model.path)]
     if options.organs:
         arguments += ["--organs", ",".join(options.organs)]
-    if options.fast and max(model.spacing) < FAST_SPACING_MM:
-        arguments += ["--spacing", str(FAST_SPACING_MM)]
+    if options.fast:
+        arguments.append("--fast")
     if options.splitKidneys:
         arguments.append("--split-kidneys")
     return [*arguments, "--device", options.device]

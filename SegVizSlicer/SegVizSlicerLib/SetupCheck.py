@@ -10,7 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SegVizSlicerLib.CoreProcess import pythonExecutable
-from SegVizSlicerLib.Dependencies import FLWR_VERSION
+from SegVizSlicerLib.Dependencies import SIZES
 
 FLOOR = (5, 12)
 LEAST_DISK_GB = 5
@@ -19,17 +19,13 @@ LEAST_MEMORY_GB = 8
 
 def checkSetup(window: Any) -> list[tuple[str, str]]:
     """(what, state) for each line; a state that needs something says what to do."""
-    missing = window.dependencies.missingSegment()
     model = window.segment.model()
     return [
         (_("Slicer"), slicerVersion()),
         (_("Python"), f"{sys.version.split()[0]}, {Path(pythonExecutable()).name}"),
         (_("SegViz"), _coreVersion()),
-        (
-            _("Segmenting"),
-            _("ready") if not missing else _("Apply will ask to install {names}").format(names=", ".join(missing)),
-        ),
-        (_("Federation"), _flower(window.dependencies.flwrVersion())),
+        (_("Segmenting"), _segmenting(window.dependencies.missingSegment())),
+        (_("Federation"), _federation(window.dependencies.missingFederation())),
         (_("Device"), deviceName()),
         (_("Memory"), _memory()),
         (_("Disk"), _disk(window.folder)),
@@ -52,7 +48,7 @@ def slicerVersion() -> str:
 def deviceName() -> str:
     """The NVIDIA GPU when its driver is there; what it is called is the child's business."""
     if shutil.which("nvidia-smi"):
-        return _("NVIDIA GPU found")
+        return _("NVIDIA GPU found; segmenting on it needs PyTorch")
     return _("{count} processor cores, no NVIDIA GPU").format(count=os.cpu_count())
 
 
@@ -62,12 +58,15 @@ def _coreVersion() -> str:
     return str(segviz_core.__version__)
 
 
-def _flower(version: str) -> str:
+def _segmenting(missing: list[str]) -> str:
+    text = _("Apply will ask to install {names} ({size})")
+    return text.format(names=", ".join(missing), size=SIZES["segment"]) if missing else _("ready")
+
+
+def _federation(missing: list[str]) -> str:
     if sys.platform == "darwin":
         return _("not possible in Slicer for macOS: Flower has no packages for Intel Macs")
-    if version == FLWR_VERSION:
-        return _("ready: Flower {version}").format(version=version)
-    return _("Join will ask to install Flower {version}").format(version=FLWR_VERSION)
+    return _("Join will ask to install {names}").format(names=", ".join(missing)) if missing else _("ready")
 
 
 def _memory() -> str:
@@ -76,7 +75,7 @@ def _memory() -> str:
     except (AttributeError, ValueError, OSError):
         return _("unknown")
     text = f"{total:.0f} GB"
-    return text if total >= LEAST_MEMORY_GB else _("{text}: choose Fast (3 mm)").format(text=text)
+    return text if total >= LEAST_MEMORY_GB else _("{text}: choose Fast").format(text=text)
 
 
 def _disk(folder: Path) -> str:

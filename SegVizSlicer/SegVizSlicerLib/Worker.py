@@ -138,7 +138,7 @@ class Worker:
 
 
 class Job:
-    """One command in the worker; `running`, `cancel` and `kill` as CoreProcess has them."""
+    """One command in the worker; `running`, `cancel` and `kill` as CoreProcess has them. `began`: it has said so."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Job:
         self._onFinished, self._onProgress, self.onLog = onFinished, onProgress, onLog
         self._report = Report(onProgress)
         self._cancelFile = folder / "cancel"
-        self._began = self._ended = self._killing = False
+        self.began = self._ended = self._killing = False
         self._process: CoreProcess | None = None
 
     @property
@@ -186,7 +186,7 @@ class Job:
 
     def hear(self, event: dict[str, Any]) -> None:
         """An event of the worker since this job was sent."""
-        self._began = self._began or event["event"] == "started"
+        self.began = self.began or event["event"] == "started"
         self._report.hear(event)
 
     def finish(self, exitCode: int) -> None:
@@ -197,7 +197,7 @@ class Job:
         """The worker ended. A job that it had not begun is done by the plain command."""
         if self._killing or self._cancelFile.exists():
             self._end(self._report.outcome(outcome.exitCode or 1, cancelled=True))
-        elif self._began:
+        elif self.began:
             message = _("The process that segments ended unexpectedly (exit code {code}).")
             hint = outcome.hint + " " + _("Apply starts a new one.")
             self._end(Outcome(outcome.exitCode or 1, {}, "crash", message.format(code=outcome.exitCode), hint))

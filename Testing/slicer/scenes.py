@@ -143,7 +143,7 @@ class NothingMissing:
         self.flwrFolder = folder / "flwr"
         self.asked: list[str] = []
 
-    def ensureSegment(self) -> None:
+    def ensureSegment(self, device: str = "auto") -> None:
         self.asked.append("segment")
 
     def ensureFederation(self) -> None:
@@ -156,6 +156,9 @@ class NothingMissing:
         return ""
 
     def missingSegment(self) -> list[str]:
+        return []
+
+    def missingFederation(self) -> list[str]:
         return []
 
 

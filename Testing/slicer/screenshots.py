@@ -102,7 +102,7 @@ def picture_everything(folder: Path) -> Shots:
     shots.take("result")
     shots.take("views", views(ct, window.ui.outputSelector.currentNode(), truth))
     window.ui.applyButton.click()
-    FakeProcess.started[-1].fail("There is not enough memory.", "Close other programs, or choose Fast (3 mm).")
+    FakeProcess.started[-1].fail("There is not enough memory.", "Close other programs, or choose Fast.")
     shots.take("error")
     window.ui.logSection.collapsed = True
     window.ui.segmentSection.collapsed = True

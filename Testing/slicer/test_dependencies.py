@@ -2,13 +2,15 @@
 
 import os
 import sys
+import tomllib
 import types
 
 import pytest
 import qt
 import slicer.packaging
-from scenes import RESOURCES, make_window
+from scenes import RESOURCES, ROOT, make_window
 from SegVizSlicerLib import Dependencies as dependencies
+from SegVizSlicerLib.CoreProcess import coreEnvironment
 from SegVizSlicerLib.Dependencies import FLWR_VERSION, Dependencies
 from SegVizSlicerLib.SetupCheck import checkSetup
 
@@ -40,13 +42,58 @@ def test_nothing_is_installed_or_asked_when_the_window_opens(user_folder):
     assert slicer.packaging.requests == []
 
 
-def test_segmenting_asks_for_its_own_set_only(user_folder, installed):
+def names(request):
+    return [text.split(">")[0] for text in request["requirements"]]
+
+
+def test_segmenting_asks_for_its_own_small_set_only(user_folder, installed):
+    installed["torch"] = ""
     own, asked = make(user_folder)
+    assert own.missingSegment() == ["nibabel", "openvino", "safetensors"]
     own.ensureSegment()
     (request,) = slicer.packaging.requests
-    assert [text.split(">")[0] for text in request["requirements"]] == ["monai", "nibabel", "safetensors"]
+    assert names(request) == own.missingSegment()
     assert request["requester"] == "SegViz"
     assert asked == []
+
+
+def test_a_chosen_gpu_and_a_site_need_pytorch_too(user_folder, installed):
+    own, _asked = make(user_folder)
+    own.ensureSegment("cuda")
+    own.ensureFederation()
+    assert [names(request)[0] for request in slicer.packaging.requests[:4]] == ["nibabel", "monai"] * 2
+
+
+def test_an_intel_mac_gets_openvino_in_a_folder_of_its_own_or_one_sentence(user_folder, installed, monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    own, asked = make(user_folder)
+    assert own.missingSegment() == ["nibabel", "safetensors", "openvino"]
+    own.ensureSegment()
+    ordinary, private = slicer.packaging.requests
+    assert names(ordinary) == ["nibabel", "safetensors"]
+    assert private["requirements"] == ["--target", str(own.openvinoFolder), "--no-deps", "openvino==2025.4.1"]
+    assert "about 180 MB" in asked[0]
+    monkeypatch.setattr("SegVizSlicerLib.CoreProcess.userFolder", lambda: user_folder)
+    assert coreEnvironment()["PYTHONPATH"].split(os.pathsep)[1] == str(own.openvinoFolder)
+
+    def not_found(*arguments, **options):
+        raise RuntimeError("pip failed")
+
+    monkeypatch.setattr(slicer.packaging, "pip_install", not_found)
+    with pytest.raises(RuntimeError, match="Segmenting is not available on this Mac: OpenVINO for Intel processors"):
+        own.ensureSegment()
+    assert not own.openvinoFolder.exists()
+    with pytest.raises(RuntimeError, match="OpenVINO was not installed: segmenting needs it"):
+        make(user_folder, answer=False)[0].ensureSegment()
+
+
+def test_the_segment_sets_of_slicer_and_of_pip_are_one():
+    """Beyond what Slicer brings itself."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    pip = {*extras["segment"], *extras["images"], "safetensors>=0.4"} - {"segviz[images]", "SimpleITK>=2.3"}
+    slicers = (RESOURCES / "requirements.txt").read_text().splitlines()
+    assert {line for line in slicers if not line.startswith("#")} == pip - {"scipy>=1.11"}
 
 
 def test_flower_goes_into_a_private_folder_with_slicers_versions_as_constraints(user_folder, installed):
@@ -80,8 +127,10 @@ def test_remove_deletes_the_private_folder_alone(user_folder):
 def test_torch_comes_from_the_pytorch_extension(user_folder, installed, monkeypatch):
     installed["torch"] = ""
     own, _asked = make(user_folder)
-    with pytest.raises(RuntimeError, match="SegViz needs the PyTorch extension: install it in the Extensions Manager"):
-        own.ensureSegment()
+    with pytest.raises(RuntimeError, match="PyTorch extension is needed for training: install it in the Extensions Ma"):
+        own.ensureFederation()
+    with pytest.raises(RuntimeError, match="PyTorch extension is needed for segmenting on the GPU"):
+        own.ensureSegment("cuda")
     calls = []
 
     class PyTorchUtilsLogic:
@@ -92,8 +141,8 @@ def test_torch_comes_from_the_pytorch_extension(user_folder, installed, monkeypa
     extension = types.ModuleType("PyTorchUtils")
     extension.PyTorchUtilsLogic = PyTorchUtilsLogic
     monkeypatch.setitem(sys.modules, "PyTorchUtils", extension)
-    with pytest.raises(RuntimeError, match="PyTorch was not installed: segmenting and training need it"):
-        own.ensureSegment()
+    with pytest.raises(RuntimeError, match="PyTorch was not installed: training needs it"):
+        own.ensureFederation()
     assert calls == [{"askConfirmation": True, "torchVersionRequirement": ">=2.8,!=2.13.*"}]
 
 
@@ -125,11 +174,15 @@ def test_check_setup_has_a_line_for_each_thing(user_folder, monkeypatch):
     ]
     assert rows["Slicer"] == "5.12.4"
     assert rows["Segmenting"] == "ready"
-    assert rows["Federation"] == "Join will ask to install Flower 1.41.0"
+    assert rows["Federation"] == "ready"
     assert rows["Model"] == "none: import one"
+    monkeypatch.setattr(window.dependencies, "missingSegment", lambda: ["openvino"])
+    monkeypatch.setattr(window.dependencies, "missingFederation", lambda: ["torch", "Flower 1.41.0"])
     monkeypatch.setattr(type(slicer.app), "minorVersion", property(lambda self: 10))
     monkeypatch.setattr(type(slicer.app), "temporaryPath", property(lambda self: "/proc/nowhere"))
     rows = dict(checkSetup(window))
+    assert rows["Segmenting"] == "Apply will ask to install openvino (about 180 MB)"
+    assert rows["Federation"] == "Join will ask to install torch, Flower 1.41.0"
     assert rows["Slicer"] == "5.12.4 is too old: install Slicer 5.12 or later."
     assert rows["Work path"].startswith("/proc/nowhere cannot be written to: choose another temporary folder")
     monkeypatch.setattr("sys.platform", "darwin")

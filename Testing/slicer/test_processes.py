@@ -18,6 +18,7 @@ from SegVizSlicerLib.Hints import windowHint
 from SegVizSlicerLib.Models import readModel
 from SegVizSlicerLib.SegmentationLogic import exportVolume, importSegmentation
 from SegVizSlicerLib.State import State
+from SegVizSlicerLib.Worker import Worker, warmWorker
 from slicer_harness import load_module
 
 from segviz_core.labels import ORGANS
@@ -112,10 +113,10 @@ def test_an_error_is_one_sentence_and_a_hint(stub):
 @pytest.mark.parametrize(
     "core, window",
     [
-        ("Use --device cpu, or --spacing 3.", "Choose the device Processor (CPU), or Fast (3 mm), under Advanced."),
+        ("Use --device cpu, or --fast.", "Choose the device Processor (CPU), or Fast, under Advanced."),
         (
-            "Close other programs, or segment with --spacing 3.",
-            "Close other programs, or choose Fast (3 mm) under Advanced.",
+            "Close other programs, or segment with --fast.",
+            "Close other programs, or choose Fast under Advanced.",
         ),
         ("Name it with --cases.", ""),
         ("Choose another.", "Choose another."),
@@ -127,8 +128,14 @@ def test_a_hint_names_what_the_window_has(core, window):
 
 def test_hints_of_the_core_that_the_window_translates_are_still_the_core_s():
     """Words that the core no longer says would be dead weight, and the new ones would reach people untranslated."""
-    text = " ".join((ROOT / "segviz_core" / name).read_text() for name in ("torch_inference.py", "__main__.py"))
-    for core in ("Use --device cpu, or --spacing 3.", "segment with --spacing 3", "Run the command again with --debug"):
+    sources = ("torch_inference.py", "tiles.py", "__main__.py")
+    text = " ".join((ROOT / "segviz_core" / name).read_text() for name in sources)
+    for core in (
+        "Use --device cpu, or --fast.",
+        "segment with --fast",
+        "Raise --memory-gb, or use --fast.",
+        "Run the command again with --debug",
+    ):
         assert core in text
 
 
@@ -166,11 +173,13 @@ def model(tmp_path_factory):
 def window(user_folder, model, launcher):
     (user_folder / "models").mkdir()
     shutil.copyfile(model, user_folder / "models" / "meta_model.safetensors")
-    return make_window(user_folder, process=CoreProcess)
+    return make_window(user_folder, worker=Worker())
 
 
 def job_folders():
-    return [path for path in Path(slicer.app.temporaryPath).iterdir() if path.name.startswith("SegViz")]
+    """Folders of jobs; an idle worker has one of its own."""
+    names = [path.name for path in Path(slicer.app.temporaryPath).iterdir()]
+    return [name for name in names if name.startswith("SegViz") and not name.startswith("SegVizWorker")]
 
 
 @pytest.mark.parametrize("place", ["plain", "Ünïcode und Leerzeichen"])
@@ -225,13 +234,16 @@ def test_a_batch_script_needs_no_window(model, launcher):
     assert node.GetSegmentation().GetNthSegment(0).GetName() == "Liver"
     with pytest.raises(RuntimeError, match="stomach"):
         sys.modules["SegVizSlicer"].SegVizSlicerLogic().segment(ct, str(model), organs=("stomach",))
+    assert warmWorker().pid
+    warmWorker().stop()
+    process_events(lambda: not warmWorker().pid, 10)
 
 
-def test_cancel_half_way_leaves_no_process_and_no_file(window, tmp_path, monkeypatch):
+def test_cancel_half_way_leaves_no_file_and_only_the_idle_worker(window, tmp_path, monkeypatch):
     monkeypatch.setattr(type(slicer.app), "temporaryPath", property(lambda self: str(tmp_path)))
     add_ct((220, 256, 256))
     window.ui.applyButton.click()
-    process_events(lambda: window.ui.statusLabel.text.startswith("Finding the organs"), 120)
+    process_events(lambda: window.segment.logic._process.began, 120)
     began = time.monotonic()
     window.ui.applyButton.click()
     process_events(lambda: window.state is State.Idle, 30)
@@ -239,6 +251,7 @@ def test_cancel_half_way_leaves_no_process_and_no_file(window, tmp_path, monkeyp
     assert window.ui.statusLabel.text == "Cancelled; nothing was changed."
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
     assert job_folders() == []
+    window.cleanup()
     process_events(lambda: not descendants(str(tmp_path)), 10)
 
 

@@ -6,6 +6,7 @@ import slicer
 import vtk
 from scenes import OBLIQUE, FakeProcess, FakeWorker, add_ct, make_window, write_model
 from SegVizSlicerLib.Models import readModel
+from SegVizSlicerLib.Parameters import Device
 from SegVizSlicerLib.SegmentationLogic import (
     Options,
     SegmentationLogic,
@@ -149,13 +150,8 @@ def test_the_command_line_says_what_was_chosen(user_folder, a_ct):
     arguments = segmentArguments(user_folder, model, options)
     assert arguments[:3] == ["segment", str(user_folder / "ct.nrrd"), str(user_folder / "organs.nrrd")]
     assert arguments[arguments.index("--organs") + 1] == "liver,pancreas"
-    assert arguments[arguments.index("--spacing") + 1] == "3.0"
+    assert "--fast" in arguments
     assert arguments[arguments.index("--device") + 1] == "cuda"
-
-
-def test_fast_changes_nothing_for_a_model_that_is_as_coarse(user_folder):
-    model = readModel(write_model(user_folder / "m.safetensors", spacing=3.0))
-    assert "--spacing" not in segmentArguments(user_folder, model, Options(fast=True))
 
 
 class TestWhyNotApply:
@@ -177,7 +173,12 @@ class TestWhyNotApply:
     def test_while_a_site_trains_on_the_gpu(self, window, a_ct, monkeypatch):
         monkeypatch.setattr(window.federation, "gpuBusy", lambda: True)
         window.updateGUI()
-        assert window.ui.applyButton.toolTip == "The GPU is busy; it will be free within a minute."
+        assert window.ui.applyButton.toolTip == (
+            "The GPU is busy; it will be free within a minute. Or choose the device Processor (CPU) under Advanced."
+        )
+        window.parameters.device = Device.cpu
+        window.updateGUI()
+        assert window.ui.applyButton.enabled
 
     def test_the_first_reason_comes_first(self, user_folder):
         assert make_window(user_folder).ui.applyButton.toolTip == "Select an input CT volume."
@@ -197,14 +198,19 @@ class TestRunning:
     def test_progress_is_told_in_words_and_the_bar_never_goes_back(self, window, a_ct):
         window.ui.applyButton.click()
         process, values = FakeProcess.started[0], []
-        steps = (("prepare", 0, 1), ("prepare", 1, 1), ("network", 37, 120), ("network", 120, 120), ("restore", 1, 2))
-        for stage, done, total in steps:
-            process.onProgress(stage, done, total)
+        words = {
+            ("prepare", 0, 1): "Preparing the CT",
+            ("network", 2, 4): "Finding the organs: part 3 of 4",
+            ("network", 4, 4): "Finding the organs: part 4 of 4",
+            ("network \N{MIDDLE DOT} the whole body", 0, 1): "Finding the organs (once more, in the whole body)",
+            ("restore", 1, 2): "Back to the grid of the CT: part 2 of 2",
+        }
+        for event, text in words.items():
+            process.onProgress(*event)
             values.append(window.ui.progressBar.value)
-            if stage == "network" and done == 37:
-                assert window.ui.statusLabel.text == "Finding the organs: window 37 of 120"
+            assert window.ui.statusLabel.text == text
         assert values == sorted(values)
-        assert 25 < values[2] < 50
+        assert 50 < values[1] < values[2] == values[3] < values[4]
         assert window.state is State.Running
 
     def test_a_second_ct_is_refused_with_the_reason(self, window, a_ct):
@@ -217,7 +223,7 @@ class TestRunning:
 
     def test_a_failure_is_said_and_opens_the_log(self, window, a_ct):
         window.ui.applyButton.click()
-        FakeProcess.started[0].fail("There is not enough memory.", "Close other programs, or segment with --spacing 3.")
+        FakeProcess.started[0].fail("There is not enough memory.", "Close other programs, or segment with --fast.")
         assert window.state is State.Failed
         assert window.ui.statusLabel.text.startswith("There is not enough memory. Close other programs")
         assert "There is not enough memory." in window.ui.logText.toPlainText()
@@ -244,11 +250,14 @@ class TestRunning:
         class Declined:
             flwrFolder = user_folder
 
-            def ensureSegment(self):
-                raise RuntimeError("SegViz needs the PyTorch extension: install it in the Extensions Manager.")
+            def ensureSegment(self, device):
+                raise RuntimeError("OpenVINO was not installed: segmenting needs it.")
 
             def missingSegment(self):
-                return ["torch"]
+                return ["openvino"]
+
+            def missingFederation(self):
+                return []
 
             def flwrVersion(self):
                 return ""
@@ -257,7 +266,7 @@ class TestRunning:
         window = make_window(user_folder, dependencies=Declined())
         window.ui.applyButton.click()
         assert window.state is State.Failed
-        assert "install it in the Extensions Manager" in window.ui.statusLabel.text
+        assert window.ui.statusLabel.text == "OpenVINO was not installed: segmenting needs it."
 
 
 def test_dicom_seg_needs_a_ct_from_dicom(window, a_ct):

@@ -71,9 +71,9 @@ def test_a_second_click_finds_the_process_of_the_first_and_leaves_it_alone(windo
 
 
 def test_a_killed_worker_is_one_sentence_and_the_next_click_starts_a_new_one(window, worker):
-    add_ct((24, 64, 64))
+    window.ui.inputSelector.setCurrentNode(add_ct((220, 256, 256)))
     window.ui.applyButton.click()
-    process_events(lambda: window.segment.logic._process._began)
+    process_events(lambda: window.segment.logic._process.began)
     pid = worker.pid
     os.kill(pid, signal.SIGKILL)
     process_events(lambda: not window.state.busy)
