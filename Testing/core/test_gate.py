@@ -14,7 +14,9 @@ import flwr.supernode.node_auth_http_interceptor as signing
 import flwr.supernode.runtime.run_clientapp as runtime
 import flwr.supernode.start_client_internal as node
 import pytest
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import TaskType
+from flwr.supercore.state.schema.linkstate_models import Node as NodeModel
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 from flwr.supercore.superexec.plugin import AutoExecPlugin
@@ -68,6 +70,13 @@ def test_signatures_are_dated_and_judged_by_the_names_that_the_node_process_and_
     assert "now().isoformat()" in inspect.getsource(signing.NodeAuthHttpInterceptor.intercept), WHAT_TO_DO
     assert (constant.TIMESTAMP_TOLERANCE, constant.SYSTEM_TIME_TOLERANCE) == (300, 5), WHAT_TO_DO
     assert pytest.approx((300 + 5 - 5) / 2) == clock.TOLERATED_S, WHAT_TO_DO
+
+
+def test_the_database_has_the_table_of_nodes_that_is_restored() -> None:
+    assert {"node_id", "name", "public_key"} <= set(NodeModel.__table__.columns.keys()), WHAT_TO_DO
+    assert NodeModel.__tablename__ == "node", WHAT_TO_DO
+    source = inspect.getsource(SqlLinkState.create_node)
+    assert source.count("insert(") == 1, WHAT_TO_DO  # a registered site is one row
 
 
 def test_another_version_of_flower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,13 +129,20 @@ def test_killed_coordinator_ends_all_its_processes_and_resumes(federation: Feder
     assert federation.finished > before
 
 
-def test_interrupted_coordinator_leaves_no_process_and_resumes(federation: Federation) -> None:
+def test_interrupted_coordinator_leaves_no_process_and_resumes_in_spite_of_a_truncated_database(
+    federation: Federation,
+) -> None:
     assert federation.coordinator.end(signal.SIGINT) == 4
     assert federation.coordinator.last_line()["kind"] == "cancelled"
     assert processes_of(federation.study) == {}
     assert coordinator.status(federation.study)["state"] == "stopped"
+    nodes = json.loads((federation.study / "sites.json").read_text())
+    os.truncate(federation.study / "flower" / "state.db", 60_000)
     federation.start()
     federation.grows()
+    assert json.loads((federation.study / "sites.json").read_text()) == nodes
+    assert (federation.study / "flower" / "state.db.damaged").exists()
+    assert [site.status(federation.folder / name)["state"] for name in SITES] == ["online", "online"]
 
 
 def test_every_round_was_finished_once_with_the_weights_of_an_undisturbed_run(

@@ -12,6 +12,7 @@ from typing import Any
 
 from segviz_core.atomic import write_json
 from segviz_core.errors import SegVizError
+from segviz_core.federation.database import known_nodes, set_node_id
 from segviz_core.federation.study import SITES_FILE
 
 _PATIENCE_S = 60.0
@@ -24,6 +25,16 @@ class Registry:
 
     def __init__(self, folder: Path, flwr: Flwr) -> None:
         self._folder, self._flwr, self._seen = folder, flwr, 0
+
+    def restore(self, database: Path) -> None:
+        """Register again, under their old ids, the sites that Flower's `database` has lost; sites do not notice."""
+        sites = {node: v["site"] for node, v in _read(self._folder / SITES_FILE).items() if not v.get("removed")}
+        known = known_nodes(database) if sites else {}
+        for node, name in sites.items():
+            if name not in known:
+                known[name] = self._register(name)
+            if known[name] != node:
+                set_node_id(database, name, node)
 
     def update(self) -> None:
         """Do what the files in sites/ ask for, if they have changed since the last call."""
@@ -41,10 +52,13 @@ class Registry:
                     known[node] = values
                     write_json(self._folder / SITES_FILE, known)
             elif file.stem not in nodes:
-                answer = self._flwr("supernode", "register", str(file.with_suffix(".pub")), "--name", file.stem)
-                known[str(answer["node-id"])] = values
+                known[self._register(file.stem)] = values
                 write_json(self._folder / SITES_FILE, known)
         self._seen = changed
+
+    def _register(self, name: str) -> str:
+        key = self._folder / "sites" / f"{name}.pub"
+        return str(self._flwr("supernode", "register", str(key), "--name", name)["node-id"])
 
     def _unregister(self, node: str) -> None:
         try:

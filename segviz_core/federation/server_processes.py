@@ -14,6 +14,7 @@ from segviz_core.errors import InputError, SegVizError
 from segviz_core.federation import coordinator
 from segviz_core.federation.child import Child, environment, stop_all
 from segviz_core.federation.clock import seconds_ahead
+from segviz_core.federation.database import is_damaged, set_aside_if_damaged
 from segviz_core.federation.flower_process import command
 from segviz_core.federation.supervisor import free_port
 
@@ -36,6 +37,7 @@ class ServerProcesses:
         self._built_in = self._server["front"] == coordinator.FRONTS[0]
         self._port = free_port() if self._built_in else int(self._server["superlink_port"])
         self._environment = environment(flwr_home=folder / "flower")
+        self._database = folder / "flower" / "state.db"
         self._front: Child | None = None
         self._superlink: Child | None = None
         self._superexec: Child | None = None
@@ -61,13 +63,14 @@ class ServerProcesses:
         text = f'[superlink.{_CONNECTION}]\naddress = "127.0.0.1:{self._port}"\nroot-certificates = {ca}\n'
         (self._folder / "flower" / "config.toml").write_text(text, encoding="utf-8")
 
-    def start(self, *, check: Callable[[], None]) -> None:
+    def start(self, *, check: Callable[[], None], prepare: Callable[[Path], None]) -> None:
         """Start what is not running, and wait until Flower's server listens; `check` is called meanwhile and may raise.
+
+        `prepare` gets the server's database before sites can reach the server: one that has lost a site ends it.
 
         Raises:
             SegVizError: a process cannot be started; its own last words.
         """
-        self._keep_front()
         if self._superlink and self._superlink.returncode is not None:
             self.end_superlink()
         if not self._superlink:
@@ -76,6 +79,8 @@ class ServerProcesses:
             arguments = ["--runtime-api-address", f"127.0.0.1:{self._port}", "--root-certificates"]
             arguments += [self._path(coordinator.CA_FILE), "--superexec-auth-secret-file"]
             self._superexec = self._flower("server-superexec", *arguments, self._path(coordinator.SECRET_FILE))
+        prepare(self._database)
+        self._keep_front()
 
     @property
     def ended(self) -> bool:
@@ -141,7 +146,7 @@ class ServerProcesses:
         found = re.search(r"^\{.*^\}", done.stdout, re.DOTALL | re.MULTILINE)
         answer: dict[str, Any] = json.loads(found[0]) if found else {}
         if done.returncode or not answer.get("success"):
-            kind = Unanswered if self.ended else SegVizError
+            kind = Unanswered if self.ended or is_damaged(self._database) else SegVizError
             why = str(answer.get("error-message") or done.stderr or done.stdout).strip()[-300:]
             raise kind(f"Flower refused `{' '.join(arguments[:2])}`: {why}")
         return answer
@@ -166,11 +171,13 @@ class ServerProcesses:
 
     def _start_superlink(self, check: Callable[[], None]) -> None:
         self._listening = False
+        if set_aside_if_damaged(self._database) and self._front:
+            self._front.stop(patience_s=3)
         path = self._path
         arguments = ["--host", "127.0.0.1", "--port", str(self._port), "--ssl-ca-certfile", path(coordinator.CA_FILE)]
         arguments += ["--ssl-certfile", path(coordinator.CERTIFICATE_FILE)]
         arguments += ["--ssl-keyfile", path(coordinator.SERVER_KEY_FILE), "--enable-supernode-auth"]
-        arguments += ["--database", path("flower/state.db"), "--isolation", "process"]
+        arguments += ["--database", str(self._database), "--isolation", "process"]
         arguments += ["--superexec-auth-secret-file", path(coordinator.SECRET_FILE)]
         self._superlink = self._flower("superlink", "--disable-runtime-dependency-installation", *arguments)
         deadline = time.monotonic() + _START_S

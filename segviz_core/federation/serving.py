@@ -77,7 +77,7 @@ class _RunKeeper:
         vain, finished = 0, -1
         while True:
             try:
-                self._processes.start(check=self._check_stop)
+                self._processes.start(check=self._check_stop, prepare=self._registry.restore)
                 self._start_run()
                 self._wait_for_run()
             except Unanswered:
