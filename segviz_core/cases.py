@@ -1,5 +1,9 @@
 """From a site's files to checked cases on the network's grid."""
 
+import functools
+import hashlib
+import json
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,10 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segviz_core import dicom_series, preprocessing, volumes
 from segviz_core.contract import DataContract
 from segviz_core.errors import InputError
 from segviz_core.labels import LabelSet
 from segviz_core.layouts import CaseFiles, SiteFolder, find_cases
+from segviz_core.mapped_arrays import kept_arrays
 from segviz_core.preprocessing import prepare, prepare_mask
 from segviz_core.volumes import Volume, read_ct, read_labels, same_grid
 
@@ -105,9 +111,13 @@ def open_site(
     contract: DataContract,
     seed: int = 0,
     only: Collection[str] | None = None,
+    cache: Path | None = None,
     on_progress: Progress | None = None,
 ) -> Site:
     """Read and prepare all cases of a site (or `only` those named) and set its validation cases apart by the seed.
+
+    In `cache`, a folder for this site alone, prepared cases are kept and from there mapped into memory: the next start
+    prepares nothing, and memory does not grow with the number of cases. What is not of this call's cases is deleted.
 
     An organ of the label set that a case's label does not show counts as not annotated in that case, because nothing
     tells it from an organ outside the field of view; a data list can say so ("annotated"). A case that shows none is
@@ -122,12 +132,23 @@ def open_site(
     for files in chosen:  # all of them before the first is read, which takes a second per case
         with _naming(files):
             _label_of(files)
-    cases = []
+    if cache:
+        cache.mkdir(parents=True, exist_ok=True)
+    cases, kept = [], set()
     for done, files in enumerate(chosen, start=1):
         with _naming(files):
-            cases.append(_prepare_case(files, label_set, contract))
+            if cache:
+                kept.add(path := cache / f"{files.name}-{_key(files, label_set, contract)}.safetensors")
+                arrays = kept_arrays(path, functools.partial(_prepare, files, label_set, contract))
+            else:
+                arrays = _prepare(files, label_set, contract)
+        masks = {organ: arrays[f"mask/{organ}"] for organ in label_set.organs if f"mask/{organ}" in arrays}
+        cases.append(Case(files.name, arrays["voxels"], masks))
         if on_progress:
             on_progress("cases", done, len(chosen))
+    if cache:
+        for path in set(cache.iterdir()) - kept:
+            path.unlink()
     validation = _validation_names([case.name for case in cases], seed)
     return Site(
         label_set,
@@ -155,11 +176,27 @@ def _naming(files: CaseFiles) -> Iterator[None]:
         raise InputError(f"Case {files.name}: {error.message}", hint=error.hint) from error
 
 
-def _prepare_case(files: CaseFiles, label_set: LabelSet, contract: DataContract) -> Case:
+def _prepare(files: CaseFiles, label_set: LabelSet, contract: DataContract) -> dict[str, NDArray[Any]]:
+    """Voxels of a case in 8 bits, and the masks of its annotated organs, on the network's grid."""
     ct, masks = _read_case(files, label_set)
     prepared = prepare(ct, contract)
     voxels = np.rint(prepared.voxels * np.float32(255)).astype(np.uint8)
-    return Case(files.name, voxels, {organ: prepare_mask(mask, prepared.grid) for organ, mask in masks.items()})
+    return {"voxels": voxels} | {f"mask/{organ}": prepare_mask(mask, prepared.grid) for organ, mask in masks.items()}
+
+
+def _key(files: CaseFiles, label_set: LabelSet, contract: DataContract) -> str:
+    """Changes with all that a prepared case depends on: its files, the label set, the contract and this code."""
+    parts: list[Any] = [_code(), contract.hash, sorted(label_set.values.items()), files.annotated]
+    for path in (files.image, _label_of(files)):
+        for part in sorted(path.iterdir()) if path.is_dir() else [path]:
+            parts.append((str(part), part.stat().st_size, part.stat().st_mtime_ns))
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _code() -> str:
+    modules = (preprocessing, volumes, dicom_series, sys.modules[__name__])
+    return hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in modules)).hexdigest()
 
 
 def _read_case(files: CaseFiles, label_set: LabelSet) -> tuple[Volume, dict[str, NDArray[np.bool_]]]:

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,15 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         save_file(arrays, temporary, {_CHECKSUM: json.dumps({n: zlib.crc32(a.data) for n, a in arrays.items()})})
 
 
+def kept_arrays(path: Path, make: Callable[[], Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """The arrays in `path`, mapped; if they are not there, or not as they were written, those of `make` are first."""
+    try:
+        return map_arrays(path, check=True)
+    except InputError:
+        save_arrays(path, make())
+        return map_arrays(path)
+
+
 def map_arrays(path: Path, *, check: bool = False) -> dict[str, NDArray[Any]]:
     """The arrays of a file of `save_arrays`, read-only; `check` reads them all once to compare the checksums.
 
@@ -41,7 +50,7 @@ def map_arrays(path: Path, *, check: bool = False) -> dict[str, NDArray[Any]]:
         arrays = {name: _view(data, entry) for name, entry in header.items()}
         if check and sums != {name: zlib.crc32(array.data) for name, array in arrays.items()}:
             raise ValueError("its checksum is another")
-    except (OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise InputError(
             f"{path} cannot be read as prepared arrays: {error}.", hint="Delete it to make it again."
         ) from error

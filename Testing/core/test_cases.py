@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from segviz_core.cases import check_cases, open_site
+from segviz_core.cases import Case, check_cases, open_site
 from segviz_core.contract import DataContract
 from segviz_core.errors import Cancelled, InputError
 from segviz_core.labels import LABEL_SETS, LabelSet
@@ -253,3 +253,76 @@ def test_real_ct_with_a_label_made_for_it_is_a_site(tmp_path):
     native = np.asarray(nib.load(label).dataobj)
     for organ, (value,) in organs.values.items():
         assert case.masks[organ].sum() == (native == value).sum()
+
+
+def cached(root: Path, cache: Path, **choices) -> tuple[list, list[Path]]:
+    """The cases of a site opened with a cache, and the cache's files."""
+    options = {"label_set": LIVER, "contract": CONTRACT} | choices
+    return open_site(root, cache=cache, **options).training_cases, sorted(cache.iterdir())
+
+
+def test_prepared_cases_come_back_from_the_cache_as_they_were(tmp_path, monkeypatch):
+    root, cache = write_site(tmp_path / "site", 2), tmp_path / "work" / "cases"
+    plain = open_site(root, label_set=LIVER, contract=CONTRACT).training_cases
+    _, files = cached(root, cache)
+    monkeypatch.setattr("segviz_core.cases.prepare", None)  # nothing is prepared again
+    again, same = cached(root, cache)
+    assert same == files
+    for a, b in zip(plain, again, strict=True):
+        np.testing.assert_array_equal(a.voxels, b.voxels)
+        assert isinstance(b.voxels, np.memmap)
+        assert not b.voxels.flags.writeable
+        assert a.masks.keys() == b.masks.keys()
+        assert all(np.array_equal(a.masks[organ], b.masks[organ]) for organ in a.masks)
+        np.testing.assert_array_equal(a.places("liver"), b.places("liver"))
+
+
+@pytest.mark.parametrize("change", ["image", "label", "label set", "contract", "code"])
+def test_cache_follows_everything_a_case_depends_on(tmp_path, monkeypatch, change):
+    root, cache = write_site(tmp_path / "site", 1, 1, 2), tmp_path / "cases"
+    _, before = cached(root, cache)
+    choices = {}
+    if change == "image":
+        save(root / "images" / "case00.nii.gz", ct_voxels(7))
+    elif change == "label":
+        save(root / "labels" / "case00.nii.gz", label_voxels(2, 1))
+    elif change == "label set":
+        choices = {"label_set": LabelSet({"liver": (2,)})}
+    elif change == "contract":
+        choices = {"contract": DataContract((9, 9, 9))}
+    else:
+        monkeypatch.setattr("segviz_core.cases._code", lambda: "another")
+    _, after = cached(root, cache, **choices)
+    assert len(after) == 1  # the old one is gone
+    assert after != before
+
+
+def test_case_that_left_the_site_leaves_the_cache(tmp_path):
+    root, cache = write_site(tmp_path / "site", 2), tmp_path / "cases"
+    cached(root, cache)
+    (root / "images" / "case00.nii.gz").unlink()
+    (root / "labels" / "case00.nii.gz").unlink()
+    cases, files = cached(root, cache)
+    assert [case.name for case in cases] == ["case01"]
+    assert [file.name.partition("-")[0] for file in files] == ["case01"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "empty", "no header"])
+def test_damaged_entry_of_the_cache_is_made_again(tmp_path, damage):
+    root, cache = write_site(tmp_path / "site", 1), tmp_path / "cases"
+    (case,), (file,) = cached(root, cache)
+    expected, data = np.array(case.voxels), bytearray(file.read_bytes())
+    del case
+    data[-1] ^= 1
+    file.write_bytes({"truncated": data[:-9], "changed": data, "empty": b"", "no header": b"\xff" * 64}[damage])
+    ((case,), _) = cached(root, cache)
+    np.testing.assert_array_equal(case.voxels, expected)
+
+
+def test_places_of_a_large_organ_are_thinned_evenly():
+    mask = np.zeros((40, 40, 40), bool)
+    mask[4:36, 4:36, 4:36] = True
+    places = Case("c", mask.astype(np.uint8), {"liver": mask}).places("liver")
+    assert 2048 <= places.size <= 4097
+    assert mask.ravel()[places].all()
+    np.testing.assert_allclose(np.mean(np.unravel_index(places, mask.shape), axis=1), 19.5, atol=0.6)

@@ -2,8 +2,9 @@
 
     python -P -m segviz_core.federation.trainer SITE_FOLDER
 
-It checks and prepares the cases, says `ready` on standard output, then answers one request after the other on a local
-socket. It ends when its standard input closes.
+It checks and prepares the cases, once: a restart finds them in work/cases, which never leaves the site and may be
+deleted at any time it does not run. It says `ready` on standard output, then answers one request after the other on a
+local socket. It ends when its standard input closes.
 """
 
 import logging
@@ -63,6 +64,7 @@ def _open_session(folder: Path, settings: dict[str, Any]) -> SiteSession:
         label_set=find_cases(folder_of_cases).label_set(settings["organs"], stated=stated),
         contract=site.contract,
         seed=site.seed,
+        cache=folder / "work" / "cases",
         on_progress=_Reporter(),
     )
     return SiteSession(site, cases, folder / "work")
