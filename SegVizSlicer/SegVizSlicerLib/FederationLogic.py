@@ -87,6 +87,13 @@ class FederationLogic:
         ask_to_stop(site, wait_s=0)
         poll()
 
+    def leaveAfterRound(self) -> None:
+        """Ask the site to leave once its answer of the round under way is sent; it then ends by itself."""
+        from segviz_core.federation.running import ask_to_leave_after_round
+
+        assert self.site is not None
+        ask_to_leave_after_round(self.site)
+
     def cancel(self) -> None:
         """Stop a running check or join."""
         if self.busy:

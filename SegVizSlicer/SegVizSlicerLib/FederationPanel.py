@@ -10,9 +10,9 @@ from slicer.i18n import tr as _
 from SegVizSlicerLib import ConsentDialog as consent
 from SegVizSlicerLib import SiteCases
 from SegVizSlicerLib.Connection import testConnection
-from SegVizSlicerLib.Dependencies import askUser
 from SegVizSlicerLib.FederationLogic import FederationLogic, defaultCores
 from SegVizSlicerLib.LabelSetTable import LabelSetTable
+from SegVizSlicerLib.Question import askChoice
 from SegVizSlicerLib.Report import Outcome
 from SegVizSlicerLib.RoundsView import RoundsView, estimateText
 from SegVizSlicerLib.SiteKit import KitInfo, assembleKit, certificateOf, readKit
@@ -21,15 +21,17 @@ from SegVizSlicerLib.Tables import fillTable, prepareTable
 
 FOLLOW_MS = 500
 
+_AFTER_ROUND, _NOW = _("Leave after this round"), _("Leave now")
+
 
 class FederationPanel:
     """Reads the widgets of the section, runs the logic, follows the site.
 
-    `askConsent(kit, organs, parent)` and `ask(question)` get a person's answer; tests hand in their own.
+    `askConsent(kit, organs, parent)` and `ask(question, answers)` get a person's answer; tests hand in their own.
     """
 
     def __init__(
-        self, window: Any, logic: FederationLogic, *, askConsent: Any = consent.askConsent, ask: Any = askUser
+        self, window: Any, logic: FederationLogic, *, askConsent: Any = consent.askConsent, ask: Any = askChoice
     ) -> None:
         self.window, self.logic = window, logic
         self.askConsent, self.ask = askConsent, ask
@@ -202,8 +204,7 @@ class FederationPanel:
             if self.logic.busy:
                 self.logic.cancel()
             elif self.joined():
-                self._say(_("Leaving..."))
-                self.logic.leave(self._left)
+                self._leave()
             else:
                 self._join()
         except Exception as error:
@@ -225,8 +226,11 @@ class FederationPanel:
         self._timer.stop()
         self.logic.kill()
         if closing and self.joined():
-            question = _("This site takes part in a federation. Shall it go on after Slicer has closed?")
-            if not self.ask(question):
+            question = _("This site takes part in a federation. What shall it do after Slicer has closed?")
+            answer = self.ask(question, (_("Go on"), _AFTER_ROUND, _NOW))
+            if answer == 1:
+                self.logic.leaveAfterRound()
+            elif answer == 2:
                 self.logic.leave(lambda _outcome: None)
 
     # -- what is shown
@@ -337,6 +341,19 @@ class FederationPanel:
         )
         qt.QSettings().setValue("SegViz/cores", ui.coresSpinBox.value)
         self._timer.start()
+
+    def _leave(self) -> None:
+        """At once between two rounds; within one, as the user chooses. The second click does not ask again."""
+        status = self.logic.status()
+        if status.stage and status.state != "leaving":
+            question = _("This site is in the middle of a round. Leaving now gives up its work of this round.")
+            answer = self.ask(question, (_AFTER_ROUND, _NOW))
+            if answer == 0:
+                self.logic.leaveAfterRound()
+            if answer != 1:
+                return
+        self._say(_("Leaving..."))
+        self.logic.leave(self._left)
 
     def _joinEnded(self, outcome: Outcome) -> None:
         if outcome.cancelled:

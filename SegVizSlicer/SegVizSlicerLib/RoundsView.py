@@ -40,6 +40,7 @@ class RoundsView:
         ui = self._ui
         if status.state:
             ui.federationStatus.setText(statusText(status))
+        ui.onlineLabel.setText(onlineText(status))
         self._showStep(status.done, status.total if status.running else 0)
         fillTable(ui.historyTable, [_cells(entry) for entry in reversed(status.rounds.values())])
         self._plot.update(status)
@@ -70,9 +71,20 @@ def statusText(status: SiteStatus) -> str:
     """What happens now, in one sentence."""
     if status.running and status.stage:
         what = STAGES.get(status.stage, status.stage)
-        text = _("Round {round}: {what}, step {done} of {total}.") if status.round else _sentence(f"{what}.")
-        return text.format(round=status.round, what=what, done=status.done, total=status.total)
+        if not status.round:
+            return _sentence(f"{what}.")
+        number = f"{status.round}/{status.planned}" if status.planned else str(status.round)
+        text = _("Round {round}: {what}, step {done} of {total}.")
+        return text.format(round=number, what=what, done=status.done, total=status.total)
     return f"{status.message} {status.hint}".strip()
+
+
+def onlineText(status: SiteStatus) -> str:
+    """Who takes part, as the coordinator said when the round began; empty before the first."""
+    if not (status.running and status.members):
+        return ""
+    text = _("{online} of {members} sites online; in this round: {names}.")
+    return text.format(online=status.online, members=status.members, names=", ".join(status.sites) or "-")
 
 
 def estimateText(status: SiteStatus) -> str:

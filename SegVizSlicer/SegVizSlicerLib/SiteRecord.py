@@ -26,7 +26,10 @@ class Round:
 
 @dataclass
 class SiteStatus:
-    """The present state of a site; `stage`, `done`, `total` say what happens now."""
+    """The present state of a site; `stage`, `done`, `total` say what happens now.
+
+    `planned` rounds are those of the whole study; `sites` take part in the round under way, `online` of `members`.
+    """
 
     running: bool = False
     state: str = ""
@@ -36,6 +39,10 @@ class SiteStatus:
     done: int = 0
     total: int = 0
     round: int = 0
+    planned: int = 0
+    online: int = 0
+    members: int = 0
+    sites: tuple[str, ...] = ()
     rounds: dict[int, Round] = field(default_factory=dict)
 
 
@@ -90,7 +97,9 @@ def _apply(status: SiteStatus, row: dict[str, Any]) -> None:
     elif event == "progress":
         status.stage, status.done, status.total = row["stage"], row["done"], row["total"]
     elif event == "round":
-        status.round = row["round"]
+        status.round, status.planned = row["round"], row.get("rounds", 0)
+        status.online, status.members = row.get("online", 0), row.get("members", 0)
+        status.sites = tuple(row.get("sites", ()))
         status.rounds.setdefault(status.round, Round(status.round)).steps.append(row["stage"])
     elif event == "answered":
         entry = status.rounds.setdefault(row["round"], Round(row["round"]))

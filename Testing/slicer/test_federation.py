@@ -1,23 +1,21 @@
 """The Join a federation section: kit, label set, cases, connection, consent, and every reason why not yet."""
 
-import json
 import socket
 import ssl
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 import qt
 import slicer
 from children import kit_parts, write_kit
+from joining import choose_organ, connected, consent_given, finish_check, make_ready
 from scenes import FakeProcess, add_ct, make_window, process_events
 from SegVizSlicerLib import SiteCases
 from SegVizSlicerLib.Connection import connectionProblem
 from SegVizSlicerLib.ConsentDialog import ConsentDialog, consentDate
 from SegVizSlicerLib.Policy import Policy, readPolicy
 from SegVizSlicerLib.SiteKit import assembleKit, readKit
-from SegVizSlicerLib.SiteRecord import SiteRecord
 
 
 @pytest.fixture
@@ -30,41 +28,6 @@ def window(user_folder):
 @pytest.fixture
 def kit(user_folder):
     return write_kit(user_folder / "north.zip")
-
-
-def choose_organ(window, title):
-    selector = window.ui.labelSetSelector
-    selector.setCurrentIndex([selector.itemText(i) for i in range(selector.count)].index(title))
-
-
-def finish_check(window, *whys):
-    cases = [
-        {"name": f"c{i}", "image": f"/x/c{i}.nrrd", "label": "", "ok": not why, "why": why}
-        for i, why in enumerate(whys)
-    ]
-    window.ui.checkCasesButton.click()
-    FakeProcess.started[-1].finish(cases=cases, bad=sum(map(bool, whys)))
-
-
-def consent_given(window):
-    window.federation.askConsent = lambda kit, organs, parent: True
-    window.ui.consentButton.click()
-
-
-def connected(window, monkeypatch):
-    monkeypatch.setattr("SegVizSlicerLib.Connection.connectionProblem", lambda address, certificate: "")
-    window.ui.testConnectionButton.click()
-    process_events(lambda: "answers" in window.ui.connectionLabel.text)
-
-
-def make_ready(window, kit, user_folder, monkeypatch):
-    window.ui.kitPath.setCurrentPath(str(kit))
-    choose_organ(window, "Liver")
-    (user_folder / "cases").mkdir(exist_ok=True)
-    window.ui.casesPath.setCurrentPath(str(user_folder / "cases"))
-    finish_check(window, "", "")
-    connected(window, monkeypatch)
-    consent_given(window)
 
 
 class TestWhyNotJoin:
@@ -367,102 +330,6 @@ class TestConnection:
         assert window.ui.connectionLabel.text == "The coordinator answers and its certificate is right."
 
 
-class TestJoin:
-    def test_the_command_line_of_join(self, window, kit, user_folder, monkeypatch):
-        make_ready(window, kit, user_folder, monkeypatch)
-        window.ui.coresSpinBox.setValue(1)
-        window.ui.joinButton.click()
-        arguments = FakeProcess.started[-1].arguments
-        site = window.federation.logic.site
-        assert arguments[:3] == ["site", "join", str(kit)]
-        assert arguments[3:] == [
-            *("--cases", str(user_folder / "cases"), "--label-set", "liver", "--label-values", "liver=1"),
-            *("--consent", "--cores", "1", "--work", str(site)),
-        ]
-        assert window.dependencies.asked[-1] == "federation"
-        assert window.ui.joinButton.text == "Cancel"
-        window.ui.joinButton.click()
-        assert window.ui.federationStatus.text == "Joining was cancelled."
-
-    def test_a_failure_is_said_in_the_core_s_words(self, window, kit, user_folder, monkeypatch):
-        make_ready(window, kit, user_folder, monkeypatch)
-        window.ui.joinButton.click()
-        FakeProcess.started[-1].fail("This site is not registered: ask the coordinator.")
-        assert window.ui.federationStatus.text == "This site is not registered: ask the coordinator."
-        assert window.ui.joinButton.text == "Join"
-
-    def test_an_address_typed_by_hand_is_used(self, window, kit, user_folder, monkeypatch):
-        make_ready(window, kit, user_folder, monkeypatch)
-        window.ui.addressEdit.setText("127.0.0.1:9999")
-        connected(window, monkeypatch)
-        window.ui.joinButton.click()
-        used = Path(FakeProcess.started[-1].arguments[2])
-        assert readKit(used).address == "127.0.0.1:9999"
-
-    def test_segmenting_works_while_a_site_trains(self, window, kit, user_folder, monkeypatch, a_ct):
-        from scenes import write_model
-
-        write_model(user_folder / "models" / "m.safetensors")
-        window.segment.refreshModels()
-        window.ui.inputSelector.setCurrentNode(a_ct)
-        monkeypatch.setattr(window.federation.logic, "joined", lambda: True)
-        window.updateGUI()
-        assert window.ui.applyButton.enabled
-        assert window.ui.joinButton.text == "Leave"
-        monkeypatch.undo()
-
-
-def test_the_history_is_what_the_site_has_written(tmp_path):
-    rows = [
-        {"event": "state", "state": "online", "message": "Connected; waiting for the next round."},
-        {"event": "round", "round": 1, "stage": "train"},
-        {"event": "progress", "round": 1, "stage": "train", "done": 7, "total": 12},
-        {
-            "event": "answered",
-            "round": 1,
-            "stage": "train",
-            "seconds": 2.5,
-            "metrics": {"loss": 0.5, "dice/liver": 0.7},
-        },
-        {"event": "round", "round": 2, "stage": "train"},
-        {"event": "progress", "round": 2, "stage": "train", "done": 3, "total": 12},
-    ]
-    (tmp_path / "status.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"event": "answ')
-    sent = {"event": "sent", "settings": {"round": 1}, "arrays": {"update": {"arrays": 3, "bytes": 4_000_000}}}
-    (tmp_path / "audit.jsonl").write_text(json.dumps(sent) + "\n")
-    record = SiteRecord(tmp_path)
-    status = record.read()
-    assert status.rounds[1].loss == 0.5
-    assert status.rounds[1].dice == {"liver": 0.7}
-    assert status.rounds[1].mbSent == 4.0
-    assert (status.round, status.done, status.total) == (2, 3, 12)
-    assert status.message == "The site ended by itself; join again to go on."
-    with (tmp_path / "status.jsonl").open("a") as file:
-        file.write('ered", "round": 2, "stage": "train", "seconds": 1, "metrics": {"loss": null}}\n')
-    assert record.read().rounds[2].seconds == 1
-    assert record.read().rounds[1].mbSent == 4.0
-
-
-def test_rounds_are_shown_as_table_and_plot(window, tmp_path):
-    rows = [{"event": "state", "state": "online", "message": "Connected; waiting for the next round."}]
-    for number in (1, 2, 3):
-        rows += [{"event": "round", "round": number, "stage": "train"}]
-        metrics = {"loss": 1 / number, "dice/liver": 0.2 * number}
-        rows += [{"event": "answered", "round": number, "stage": "train", "seconds": 2, "metrics": metrics}]
-    (tmp_path / "status.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    status = SiteRecord(tmp_path).read()
-    status.running = True
-    window.federation.rounds.showStatus(status)
-    table = window.ui.historyTable
-    assert [table.item(0, column).text() for column in (0, 2, 3)] == ["3", "0.3333", "liver 0.600"]
-    window.ui.plotButton.click()
-    chart = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLPlotChartNode")
-    assert chart.GetTitle() == "SegViz rounds"
-    nodes = slicer.mrmlScene.GetNodesByClass("vtkMRMLTableNode")
-    values = slicer.util.arrayFromTableColumn(nodes.GetItemAsObject(0), "Dice")
-    assert np.allclose(values, [0.2, 0.4, 0.6])
-
-
 class TestPolicy:
     def test_the_address_and_the_certificate_are_locked_with_the_reason(self, user_folder, kit):
         (user_folder / "ca.crt").write_bytes(kit_parts()["ca.crt"])
@@ -505,28 +372,3 @@ class TestPolicy:
             assert not policy.federation
             assert "cannot be used" in policy.problem
             assert policy.problem.endswith("ask your administrator.")
-
-
-def test_a_finished_study_s_model_appears_in_the_segment_list(window, user_folder):
-    from scenes import write_model
-
-    site = user_folder / "sites" / "demo-north"
-    (site / "work").mkdir(parents=True)
-    write_model(site / "work" / "meta_model.safetensors", study="together")
-    window.federation.logic.site = site
-    window.federation.follow()
-    assert window.ui.modelSelector.currentText.startswith("together")
-
-
-def test_closing_slicer_asks_whether_the_site_goes_on(window, monkeypatch):
-    asked, left = [], []
-    monkeypatch.setattr(window.federation.logic, "joined", lambda: True)
-    monkeypatch.setattr(window.federation.logic, "leave", lambda onFinished: left.append(1))
-    for answer in (True, False):
-        window.federation.ask = lambda question, answer=answer: asked.append(question) or answer
-        window.cleanup()
-    window.cleanup(closing=False)
-    assert len(asked) == 2
-    assert "go on after Slicer has closed?" in asked[0]
-    assert len(left) == 1
-    monkeypatch.undo()
