@@ -84,7 +84,7 @@ def test_join_rounds_leave_and_join_again(study, tmp_path, user_folder, monkeypa
     window = make_window(user_folder, process=CoreProcess, dependencies=InstalledHere(user_folder))
     federation, ui = window.federation, window.ui
     federation.askConsent = lambda kit, organs, parent: True
-    federation.ask = lambda question: False
+    federation.ask = lambda question, answers: answers.index("Leave now")
     log = ui.logText.toPlainText
     ui.federationSection.collapsed = False
     ui.kitPath.setCurrentPath(str(study / "kits" / "liver.zip"))
