@@ -1,4 +1,4 @@
-"""What README and CONTRIBUTING promise exists: commands, targets, files."""
+"""What README, CONTRIBUTING and the coordinator's page promise exists: commands, targets, files."""
 
 import re
 import shlex
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", "CONTRIBUTING.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/coordinator.md"]
 README_COMMANDS = ["make demo", "make test"]
 
 
@@ -31,8 +31,8 @@ def test_target_exists_and_starts_with_the_set_up(target: str) -> None:
     assert ("setup_environment.py" in answer.stdout) == (target != "clean")
 
 
-@pytest.mark.parametrize("line", commands("README.md", ".venv/bin/python -m segviz_core"))
-def test_command_line_of_the_readme_is_understood(line: str) -> None:
+@pytest.mark.parametrize("line", [line for page in PAGES for line in commands(page, ".venv/bin/python -m segviz_core")])
+def test_command_line_of_a_page_is_understood(line: str) -> None:
     from segviz_core.__main__ import _parser
 
     words = shlex.split(line)
@@ -43,7 +43,7 @@ def test_command_line_of_the_readme_is_understood(line: str) -> None:
 def test_file_that_a_page_links_to_exists(page: str) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))
     local = [link for link in links if "://" not in link]
-    assert [link for link in local if not (ROOT / link).exists()] == []
+    assert [link for link in local if not ((ROOT / page).parent / link).exists()] == []
 
 
 def test_ci_runs_lint_and_all_tests() -> None:

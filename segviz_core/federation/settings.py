@@ -61,7 +61,7 @@ class StudySettings:
     newcomer_rounds: int = 0
     pace: float = 0.0
     min_sites: int = 2
-    wait_seconds: float = 120.0
+    wait_seconds: float = 86_400.0  # people at hospitals need hours to join, not minutes
     round_timeout: float = 3600.0
 
     def __post_init__(self) -> None:
