@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import slicer
+from SegVizSlicerLib.SampleCT import registerSampleData
+from SegVizSlicerLib.SetupCheck import checkFloor
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -14,8 +16,6 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
-
-FLOOR = (5, 12)
 
 
 class SegVizSlicer(ScriptedLoadableModule):
@@ -36,21 +36,17 @@ class SegVizSlicer(ScriptedLoadableModule):
 
 
 class SegVizSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel of the module: owns the parameter node's connection to the window."""
+    """The panel of the module: hands the widgets of the .ui file, and the scene's parameter node, to the window."""
 
     def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.window: Any = None
-        self._parameterNode: Any = None
-        self._guiTag: Any = None
         self._reloading = False
 
     def setup(self) -> None:
-        """Load the .ui file and hand its widgets to the window."""
         ScriptedLoadableModuleWidget.setup(self)
-        if (slicer.app.majorVersion, slicer.app.minorVersion) < FLOOR:
-            raise RuntimeError(_("SegViz needs Slicer 5.12 or later."))
+        checkFloor()
         addCorePath()
         from SegVizSlicerLib.Widget import Widget
 
@@ -62,22 +58,21 @@ class SegVizSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = SegVizSlicerLogic()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.initializeParameterNode()
+        self.enter()
 
     def cleanup(self) -> None:
         """The module goes away: jobs of a click end, a joined site goes on."""
-        self.setParameterNode(None)
         self.removeObservers()
         if self.window is not None:
             self.window.cleanup(closing=not self._reloading)
 
     def enter(self) -> None:
-        """The module is shown."""
-        self.initializeParameterNode()
+        """The module is shown: bind the scene's parameter node."""
+        self.window.bind(self.logic.getParameterNode())
 
     def exit(self) -> None:
         """Another module is shown; jobs go on."""
-        self.setParameterNode(None)
+        self.window.bind(None)
 
     def onReload(self) -> None:
         """Developer's reload: the library modules too, or old code would go on."""
@@ -87,30 +82,11 @@ class SegVizSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.onReload(self)
 
     def onSceneStartClose(self, caller: Any, event: Any) -> None:
-        self.setParameterNode(None)
         self.window.leaveScene()
 
     def onSceneEndClose(self, caller: Any, event: Any) -> None:
         if self.parent.isEntered:
-            self.initializeParameterNode()
-
-    def initializeParameterNode(self) -> None:
-        """Bind the scene's parameter node, choosing the first CT where none is chosen yet."""
-        from SegVizSlicerLib.Parameters import Parameters, chooseFirstCT
-
-        parameters = Parameters(self.logic.getParameterNode())
-        chooseFirstCT(parameters)
-        self.setParameterNode(parameters)
-
-    def setParameterNode(self, parameters: Any) -> None:
-        """Disconnect the widgets from the old node and connect them to the new one."""
-        if self._parameterNode is not None:
-            self._parameterNode.disconnectGui(self._guiTag)
-        self._parameterNode = parameters
-        if parameters is not None:
-            self._guiTag = parameters.connectGui(self.ui)
-        if self.window is not None:
-            self.window.setParameters(parameters)
+            self.enter()
 
 
 class SegVizSlicerLogic(ScriptedLoadableModuleLogic):
@@ -140,26 +116,12 @@ class SegVizSlicerTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear(0)
 
     def runTest(self) -> None:
-        self.setUp()
-        self.test_an_artificial_ct_passes_the_check()
-
-    def test_an_artificial_ct_passes_the_check(self) -> None:
-        addCorePath()
         from SegVizSlicerLib.SampleCT import makePhantom
         from SegVizSlicerLib.VolumeCheck import checkVolume
 
+        self.setUp()
         assert checkVolume(makePhantom()).problem == ""
         self.delayDisplay(_("Test passed"))
-
-
-def registerSampleData() -> None:
-    """Offer the artificial CT in the Sample Data module; it is made on the spot, nothing is downloaded."""
-    import SampleData
-    from SegVizSlicerLib.SampleCT import makePhantom
-
-    SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="SegViz", sampleName="SegVizArtificialCT", customDownloader=lambda source: makePhantom()
-    )
 
 
 def addCorePath() -> None:

@@ -52,3 +52,12 @@ def download() -> Any:
         return SampleData.downloadSample("CTLiver")
     except Exception as error:
         raise RuntimeError(_("CTLiver could not be downloaded: {error}").format(error=error)) from error
+
+
+def registerSampleData() -> None:
+    """Offer the artificial CT in the Sample Data module; it is made on the spot, nothing is downloaded."""
+    import SampleData
+
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="SegViz", sampleName="SegVizArtificialCT", customDownloader=lambda source: makePhantom()
+    )

@@ -37,6 +37,12 @@ def checkSetup(window: Any) -> list[tuple[str, str]]:
     ]
 
 
+def checkFloor() -> None:
+    """Raise RuntimeError in a Slicer that is too old."""
+    if (slicer.app.majorVersion, slicer.app.minorVersion) < FLOOR:
+        raise RuntimeError(_("SegViz needs Slicer 5.12 or later."))
+
+
 def slicerVersion() -> str:
     """The version, and what to do below the floor."""
     found = (slicer.app.majorVersion, slicer.app.minorVersion)

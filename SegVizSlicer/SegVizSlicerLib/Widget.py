@@ -14,6 +14,7 @@ from SegVizSlicerLib.Dependencies import Dependencies
 from SegVizSlicerLib.FederationLogic import FederationLogic
 from SegVizSlicerLib.FederationPanel import FederationPanel
 from SegVizSlicerLib.Models import userFolder
+from SegVizSlicerLib.Parameters import Parameters, chooseFirstCT
 from SegVizSlicerLib.Policy import Policy, readPolicy
 from SegVizSlicerLib.SegmentationLogic import SegmentationLogic
 from SegVizSlicerLib.SegmentPanel import SegmentPanel
@@ -44,6 +45,7 @@ class Widget:
         self.state = State.Idle
         self._ready = False
         self.parameters: Any = None
+        self._guiTag: Any = None
         self.segment = SegmentPanel(self, segmentation or SegmentationLogic())
         self.federation = FederationPanel(self, federation or FederationLogic(self.folder / "sites"))
         self.advanced = AdvancedPanel(self)
@@ -56,9 +58,19 @@ class Widget:
         self.federation.restore()
         self.updateGUI()
 
-    def setParameters(self, parameters: Any) -> None:
-        """The parameter node that the widgets are bound to; None while a scene closes."""
-        self.parameters = parameters
+    def bind(self, node: Any) -> None:
+        """Connect the widgets to the scene's parameter node, choosing the first CT where none is chosen yet.
+
+        None disconnects them: the module is not shown, or its scene closes.
+        """
+        if self.parameters is not None:
+            self.parameters.disconnectGui(self._guiTag)
+            self.parameters = None
+        if node is not None:
+            parameters = Parameters(node)
+            chooseFirstCT(parameters)
+            self._guiTag = parameters.connectGui(self.ui)
+            self.parameters = parameters
         self.updateGUI()
 
     def setState(self, state: State) -> None:
@@ -86,11 +98,12 @@ class Widget:
 
     def leaveScene(self) -> None:
         """The scene closes: forget its nodes; a running job goes on."""
-        self.parameters = None
+        self.bind(None)
         self.segment.forgetNodes()
 
     def cleanup(self, *, closing: bool = True) -> None:
         """The module goes away: jobs of a click end; `closing` asks whether a joined site goes on."""
+        self.bind(None)
         self.segment.logic.stop()
         self.federation.cleanup(closing=closing)
 

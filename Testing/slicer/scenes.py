@@ -36,7 +36,7 @@ def _oblique() -> np.ndarray:
 
 OBLIQUE = _oblique()
 
-_open: list[tuple[Any, Any, Any]] = []
+_open: list[tuple[Any, Any]] = []  # the window, and its root widget, which has to stay
 
 
 def add_ct(shape: tuple[int, int, int] = (20, 48, 64), name: str = "CT", matrix: np.ndarray | None = None) -> Any:
@@ -169,7 +169,6 @@ def make_window(
 
     `process` runs the commands, and those of Apply too where there is no `worker`.
     """
-    from SegVizSlicerLib.Parameters import Parameters, chooseFirstCT
     from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
     FakeProcess.started.clear()
@@ -188,20 +187,15 @@ def make_window(
     )
     logic = ScriptedLoadableModuleLogic()
     logic.moduleName = "SegVizSlicer"
-    parameters = Parameters(logic.getParameterNode())
-    chooseFirstCT(parameters)
-    tag = parameters.connectGui(ui)
-    window.setParameters(parameters)
-    _open.append((window, root, lambda: parameters.disconnectGui(tag)))
+    window.bind(logic.getParameterNode())
+    _open.append((window, root))
     return window
 
 
 def close_windows() -> None:
     """Let go of the windows that a test has made."""
     while _open:
-        window, _root, disconnect = _open.pop()
-        window.cleanup()
-        disconnect()
+        _open.pop()[0].cleanup()
 
 
 def process_events(until: Any, seconds: float = 60.0) -> None:

@@ -70,7 +70,7 @@ def test_options_are_kept_in_the_scene_and_return_with_it(module, tmp_path):
     slicer.mrmlScene.Clear(0)
     assert not ui.fastCheckBox.checked
     slicer.util.loadScene(str(tmp_path / "scene.mrb"), {})
-    slicer.modules.SegVizSlicerWidget.initializeParameterNode()
+    slicer.modules.SegVizSlicerWidget.enter()
     assert (ui.fastCheckBox.checked, ui.spleenCheckBox.checked, ui.deviceSelector.currentIndex) == (True, False, 1)
 
 
