@@ -18,9 +18,6 @@ from segviz_core.merging import cut, groups, merge
 from segviz_core.meta_model import OrganEntry
 from segviz_core.preprocessing import Box, NetworkGrid, native_samples
 
-_OPEN = 255
-"""Stands among the codes (0 background, 1 the first entry, ...) where interpolation has to decide."""
-
 _ROUNDING = 4e-6
 """Of the largest score: more than two float32 values can lose against each other on the way through three
 interpolations (15 roundings of 6e-8 each) and a division."""
@@ -55,40 +52,41 @@ def paint(
 
     Returns the voxels of `grid` around all that may bear a label in `box`; None: there is no organ.
     """
-    codes = _codes(margins, entries)
-    found = _bounds(codes)
+    undecided = next(value for value in range(1, 256) if all(value != entry.value for entry in entries))
+    decided = _decided(margins, entries, undecided)
+    found = _bounds(decided)
     if found is None:
         return None
-    axes = _axes(grid, box, core or box, found)
+    near = [slice(max(0, part.start - 1), part.stop + 1) for part in found]  # and the background beside it
+    cells = _cells(decided[tuple(near)], undecided)
+    axes = _axes(grid, box, core or box, near)
     out = labels.transpose(grid.axes)[tuple(axis.native for axis in axes)]
     memory = sorted(range(3), key=lambda n: -abs(out.strides[n]))  # filled in the order in which it lies there
-    cells = np.ascontiguousarray(_cells(codes).transpose(memory))
-    values = np.array([0] + [entry.value for entry in entries] + [0] * (255 - len(entries)), np.uint8)
-    flat = margins.reshape(len(margins), -1)
-    slow, middle, fast = (axes[n].lower for n in memory)
-    filled = out.transpose(memory)
+    cells = np.ascontiguousarray(cells.transpose(memory))
+    slow, middle, fast = (axes[n].lower - near[n].start for n in memory)
+    filled, flat = out.transpose(memory), margins.reshape(len(margins), -1)
     step = max(1, _SLAB // max(1, len(middle) * len(fast)))
     for start in range(0, len(slow), step):
         slab = cells.take(slow[start : start + step], 0).take(middle, 1).take(fast, 2)
-        filled[start : start + step] = values[slab]
-        at = list(np.nonzero(slab == _OPEN))
-        at[0] += start
-        for first in range(0, len(at[0]), _CHUNK):
-            chunk = tuple(index[first : first + _CHUNK] for index in at)
-            by_network_axis = [chunk[memory.index(n)] for n in range(3)]
-            filled[chunk] = merge(_interpolated(flat, margins.shape[1:], axes, by_network_axis), entries)
+        filled[start : start + step] = slab
+        rest = np.flatnonzero(slab == undecided)
+        for first in range(0, len(rest), _CHUNK):
+            i, j, k = np.unravel_index(rest[first : first + _CHUNK], slab.shape)
+            at = (i + start, j, k)
+            values = _interpolated(flat, margins.shape[1:], axes, [at[memory.index(n)] for n in range(3)])
+            filled[at] = merge(values, entries)
     x, y, z = (slice(b.start + part.start, b.start + part.stop) for b, part in zip(box, found, strict=True))
     return x, y, z
 
 
-def _axes(grid: NetworkGrid, box: Box, core: Box, found: Box) -> list[_Axis]:
-    """Per axis of the network, the CT's voxels in `core` that a label may reach: `found` holds all labels."""
+def _axes(grid: NetworkGrid, box: Box, core: Box, near: Sequence[slice]) -> list[_Axis]:
+    """Per axis of the network, the CT's voxels that belong to `core` and lie in the part `near` of the box."""
     axes = []
     for n, (lower, upper, weight) in enumerate(native_samples(grid)):
         nearest = lower + (weight >= 0.5)
         cell = lower.clip(box[n].start, box[n].stop - 1) - box[n].start
         wanted = (nearest >= core[n].start) & (nearest < core[n].stop)
-        wanted &= (cell >= found[n].start - 1) & (cell < found[n].stop)
+        wanted &= (cell >= near[n].start) & (cell < near[n].stop)
         native = np.flatnonzero(wanted)  # in one piece: positions rise or fall along an axis
         part = slice(int(native[0]), int(native[-1]) + 1) if len(native) else slice(0, 0)
         upper = upper.clip(box[n].start, box[n].stop - 1) - box[n].start
@@ -96,32 +94,34 @@ def _axes(grid: NetworkGrid, box: Box, core: Box, found: Box) -> list[_Axis]:
     return axes
 
 
-def _codes(margins: NDArray[np.float32], entries: Sequence[OrganEntry]) -> NDArray[np.uint8]:
-    """Who wins each voxel (X, Y, Z) beyond all rounding: 0 background, 1 the first entry, ...; else `_OPEN`."""
+def _decided(margins: NDArray[np.float32], entries: Sequence[OrganEntry], undecided: int) -> NDArray[np.uint8]:
+    """The label of each voxel (X, Y, Z) that is clear beyond all rounding, else `undecided`."""
     smallest = min(entry.temperature for entry in entries)
-    largest = max(float(margins.max()), -float(margins.min())) / smallest  # NaN stays NaN, and all voxels open
+    largest = max(float(margins.max()), -float(margins.min())) / smallest  # NaN stays NaN: nothing is clear
     slack = np.float32(_ROUNDING * (largest + max(abs(cut(entry)) for entry in entries)))
     limits = [np.float32(entry.temperature * (cut(entry) - slack)) for entry in entries]
-    codes = np.zeros(margins.shape[1:], np.uint8)
-    for x in range(len(codes)):  # plane by plane, in the cache
+    labels = np.zeros(margins.shape[1:], np.uint8)
+    for x, plane in enumerate(labels):  # plane by plane, in the cache
         background = margins[0, x] <= limits[0]
         for margin, limit in zip(margins[1:], limits[1:], strict=True):
             background &= margin[x] <= limit
         near = ~background
-        codes[x][near] = _clear_winners(margins[:, x][:, near], entries, slack)
-    return codes
+        plane[near] = _clear_winners(margins[:, x][:, near], entries, slack, undecided)
+    return labels
 
 
-def _clear_winners(margins: NDArray[np.float32], entries: Sequence[OrganEntry], slack: np.float32) -> NDArray[np.uint8]:
-    """The codes of margins (K, n). A winner is clear when no other of its group, whether above its own threshold or
-    not, comes close: then the same winner at two places is the winner between them."""
-    codes = np.zeros(margins.shape[1:], np.uint8)
-    clear = np.ones(margins.shape[1:], bool)
+def _clear_winners(
+    margins: NDArray[np.float32], entries: Sequence[OrganEntry], slack: np.float32, undecided: int
+) -> NDArray[np.uint8]:
+    """The same for margins (K, n). A winner is clear when no other of its group, above its own threshold or not, comes
+    close to it: then the winner at two places is the winner between them."""
+    labels = np.zeros(margins.shape[1:], np.uint8)
+    clear = np.ones(labels.shape, bool)
     for group in groups(entries):
-        best = np.full(codes.shape, -np.inf, np.float32)
+        best = np.full(labels.shape, -np.inf, np.float32)
         second, above = best.copy(), best.copy()
-        winner = np.zeros(codes.shape, np.uint8)
-        none = np.ones(codes.shape, bool)
+        winner = np.zeros_like(labels)
+        none = np.ones_like(clear)
         for k in group:
             score = margins[k] / np.float32(entries[k].temperature)
             over = score - np.float32(cut(entries[k]))
@@ -129,29 +129,29 @@ def _clear_winners(margins: NDArray[np.float32], entries: Sequence[OrganEntry], 
             wins = score > best
             np.maximum(second, np.minimum(score, best), out=second)
             np.maximum(best, score, out=best)
-            winner[wins] = k + 1
+            winner[wins] = entries[k].value
             above[wins] = over[wins]
         sure = (above > slack) & (best - second > slack)
-        codes[sure] = winner[sure]
+        labels[sure] = winner[sure]
         clear &= none | sure
-    codes[~clear] = _OPEN
-    return codes
+    labels[~clear] = undecided
+    return labels
 
 
-def _cells(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Per cell between a voxel and its next neighbours along all axes: the code of all eight, or `_OPEN`."""
-    lowest, highest = codes.copy(), codes.copy()
+def _cells(labels: NDArray[np.uint8], undecided: int) -> NDArray[np.uint8]:
+    """Per cell between a voxel and its next neighbours along all axes: the label of all eight, else `undecided`."""
+    lowest, highest = labels.copy(), labels.copy()
     for n in range(3):
         this, following = ([slice(None)] * n + [part] for part in (slice(None, -1), slice(1, None)))
         for values, extreme in ((lowest, np.minimum), (highest, np.maximum)):
             extreme(values[tuple(this)], values[tuple(following)], out=values[tuple(this)])
-    highest[lowest != highest] = _OPEN
+    highest[lowest != highest] = undecided
     return highest
 
 
-def _bounds(codes: NDArray[np.uint8]) -> Box | None:
+def _bounds(labels: NDArray[np.uint8]) -> Box | None:
     """The smallest box around everything that is not background."""
-    marked = [np.flatnonzero(codes.any(axis=tuple(m for m in range(3) if m != n))) for n in range(3)]
+    marked = [np.flatnonzero(labels.any(axis=tuple(m for m in range(3) if m != n))) for n in range(3)]
     if not len(marked[0]):
         return None
     x, y, z = (slice(int(index[0]), int(index[-1]) + 1) for index in marked)
