@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up .venv by themselves. PYTHON=..., TORCH_INDEX=... and CUDA=1 steer that (README.md).
-.PHONY: setup demo test test-312 test-slicer screenshots experiments table lint clean
+.PHONY: setup demo test test-312 test-slicer screenshots experiments table scale bench-model lint clean
 
 # Any Python that runs may start the set-up; the set-up then finds the right one.
 RUNNING := $(shell for p in $(PYTHON) python3 python3.11 python3.12 python; do \
@@ -49,6 +49,16 @@ experiments:
 table:
 	@$(SETUP) demo
 	.venv/bin/python -m segviz_core table $(PROFILE)
+
+# The server's seconds and memory against the number of sites: build/scale.json, build/scale.png.
+scale:
+	@$(SETUP) test
+	OMP_NUM_THREADS=1 .venv/bin/python Testing/scale/run.py build
+
+# The 1.5 mm model that benchmarks segment with, trained on phantoms: 30 minutes on two cores, once; it resumes.
+bench-model:
+	@$(SETUP) test
+	.venv/bin/python Testing/benchmarks/model.py
 
 lint:
 	@$(SETUP) test

@@ -132,6 +132,8 @@ def test_soft_maps_survive_a_restart_of_the_site(tmp_path):
     again = sessions(tmp_path, toy_settings())["1"].site.training_cases[0].targets
     assert set(again) == set(before)
     np.testing.assert_array_equal(again["spleen"], before["spleen"])
+    assert isinstance(before["spleen"], np.memmap)  # memory does not grow with the number of cases
+    assert isinstance(again["spleen"], np.memmap)
 
 
 def test_experts_are_not_kept_at_the_other_sites(tmp_path):

@@ -9,7 +9,15 @@ from toy_cases import NETWORK, PATCH, SHAPE, toy_site
 
 from segviz_core.errors import Cancelled
 from segviz_core.network import NetworkConfig, SegVizNet
-from segviz_core.training import Distillation, TrainingConfig, set_trainable, step_generator, train
+from segviz_core.training import (
+    Distillation,
+    TrainingConfig,
+    computes_bf16,
+    draw_step,
+    set_trainable,
+    step_generator,
+    train,
+)
 from segviz_core.tuning import calibrate, tune_heads, validation_dice
 
 CONFIG = TrainingConfig(steps=60, learning_rate=1e-2, patch_size=PATCH)
@@ -49,6 +57,40 @@ def test_training_in_two_halves_equals_training_at_once():
         )
     for key, value in at_once.state_dict().items():
         assert torch.equal(value, halves.state_dict()[key]), key
+
+
+def test_every_step_draws_one_of_the_patch_sizes_and_always_the_same():
+    cases, sizes = toy_site("liver").training_cases, ((8, 8, 8), (16, 12, 8), (16, 16, 16))
+    config = TrainingConfig(1, patch_sizes=sizes)
+    drawn = [draw_step(cases, config, step, organs=["liver"]).images for step in range(12)]
+    assert {tuple(images.shape[2:]) for images in drawn} == set(sizes)
+    assert torch.equal(draw_step(cases, config, 7, organs=["liver"]).images, drawn[7])
+
+
+def test_bf16_learns_alike_and_leaves_weights_and_statistics_in_fp32():
+    summaries = {}
+    for precision in ("fp32", "bf16"):
+        network = network_of("liver")
+        config = TrainingConfig(20, learning_rate=1e-2, patch_size=PATCH, precision=precision)
+        summaries[precision] = train(network, toy_site("liver").training_cases, config)
+        dtypes = {value.dtype for value in network.state_dict().values()}
+        assert dtypes == {torch.float32, torch.int64}  # int64: counters of batches
+    assert summaries["bf16"].loss == pytest.approx(summaries["fp32"].loss, rel=0.1)
+    assert summaries["bf16"].loss != summaries["fp32"].loss
+
+
+def test_precision_follows_the_processor(monkeypatch):
+    cpu = torch.device("cpu")
+    for able, expected in (
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"avx2": True}, False),
+        ({}, False),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able, raising=False)
+        assert computes_bf16(cpu) is expected
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not computes_bf16(cpu)
 
 
 def test_distillation_teaches_the_representation_and_leaves_the_foreign_head():
