@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 
 from segviz_core.errors import InputError
 from segviz_core.federation import certificates
+from segviz_core.federation.node_log import explain
 
 
 def handshake(folder: Path, certificate: bytes, key: bytes, *, trusted: bytes, name: str) -> None:
@@ -56,10 +57,25 @@ def test_server_certificate_of_another_authority_is_not_trusted(tmp_path: Path) 
         handshake(tmp_path, certificate, key, trusted=other, name="127.0.0.1")
 
 
+def test_certificate_that_has_ended_is_named_in_the_words_that_the_site_looks_for(tmp_path: Path) -> None:
+    authority, authority_key = certificates.create_authority("study")
+    certificate, key = certificates.create_server_certificate(authority, authority_key, host="127.0.0.1", days=0)
+    with pytest.raises(ssl.SSLCertVerificationError) as caught:
+        handshake(tmp_path, certificate, key, trusted=authority, name="127.0.0.1")
+    reason = explain(f"Exit Code: 305\n{caught.value}", returncode=1, worked_before=True)
+    assert reason.message == "The coordinator's certificate has ended."
+
+
+def test_public_key_is_read_without_its_comment() -> None:
+    _, public = certificates.create_node_key()
+    assert certificates.read_public_key(public + b" anna@hospital\n") == public
+
+
 def test_server_certificate_takes_host_names_too(tmp_path: Path) -> None:
     authority, authority_key = certificates.create_authority("study")
     certificate, key = certificates.create_server_certificate(authority, authority_key, host="trial.example.org")
-    handshake(tmp_path, certificate, key, trusted=authority, name="trial.example.org")
+    for name in ("trial.example.org", "127.0.0.1"):  # the second is Flower's server behind the front
+        handshake(tmp_path, certificate, key, trusted=authority, name=name)
 
 
 def test_node_key_is_the_nist_curve_that_flower_signs_with() -> None:
