@@ -28,8 +28,11 @@ MARGIN_MM = 15.0
 COARSE_FACTOR, COARSEST_MM = 3.0, 6.0
 """Organs are located at three times the contract's spacing, but not beyond 6 mm, where the pancreas is a few voxels."""
 
-SMALL = 1_500_000
-"""A body of fewer network voxels is segmented about as fast as its organs are located."""
+SMALL = 4_000_000
+"""A body of fewer network voxels is segmented as soon as its organs are located (.25 CPU seconds)."""
+
+LARGE_SHARE = 0.8
+"""A region of more than this share of the body saves too little to leave something out for it."""
 
 _BODY_STEP_MM = 5.0
 _SENSITIVE = 1.0
@@ -84,7 +87,8 @@ def organs_box(
         first, last = (np.add(side, [part.start for part in box]) for side in extent)
         low = np.minimum(low, first * coarse.spacing_mm)
         high = np.maximum(high, (last + 1) * coarse.spacing_mm)
-    return common(_box(low - MARGIN_MM, high + MARGIN_MM, grid), body)
+    region = common(_box(low - MARGIN_MM, high + MARGIN_MM, grid), body)
+    return region if voxels(region) < LARGE_SHARE * voxels(body) else body
 
 
 def on_grid(box: Box, grid: NetworkGrid, other: NetworkGrid) -> Box:

@@ -149,15 +149,23 @@ def test_what_the_coarse_view_misses_is_found_all_the_same(miss, monkeypatch):
     np.testing.assert_array_equal(segment(MODEL, ct, network=network).labels, expected)
 
 
-def test_organs_are_located_only_where_that_is_not_too_coarse_and_saves_something():
-    ct = SCANS["an ordinary abdomen"]()
-    for spacing, passes in ((1.5, 2), (2.0, 2), (2.5, 1), (5.0, 1)):
-        network = BandNetwork(band_model((spacing,) * 3))
-        segment(network.model, ct, network=network)
-        assert len(network.seen) == passes, spacing
-    network = BandNetwork(MODEL)
-    segment(MODEL, Scan(180, 160, 160).ellipsoid(40, (0, 0, 0), (80, 70, 1e4)).ct, network=network)
-    assert len(network.seen) == 1
+@pytest.mark.parametrize(
+    "spacing, small, passes", [(2.0, 0, 2), (2.0, 10_000_000, 1), (2.5, 0, 1)], ids=["fine", "small", "too coarse"]
+)
+def test_organs_are_located_only_where_that_is_not_too_coarse_and_saves_something(spacing, small, passes, monkeypatch):
+    monkeypatch.setattr(region, "SMALL", small)
+    network = BandNetwork(band_model((spacing,) * 3))
+    segment(network.model, SCANS["an ordinary abdomen"](), network=network)
+    assert len(network.seen) == passes
+
+
+def test_a_region_that_saves_little_is_the_whole_body(monkeypatch):
+    monkeypatch.setattr(region, "SMALL", 0)
+    scan, network = Scan(380, 280, 240).body(0, 0, 0), BandNetwork(MODEL)
+    ct = scan.cropped(slice(15, 79), slice(17, 53), slice(9, 43)).ct
+    found = segment(MODEL, ct, network=network)
+    assert len(network.seen) == 2
+    assert [stop - start for start, stop in found.region] == list(network_grid(ct, MODEL.contract).shape)
 
 
 @pytest.mark.parametrize("floor", [-1024, -175, -57])
