@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from toy_study import write_toy_study
 from segviz_core.atomic import write_json
 from segviz_core.console import Console
 from segviz_core.errors import InputError
-from segviz_core.federation import coordinator
+from segviz_core.federation import coordinator, estimate
+from segviz_core.federation.code_review import keep
 from segviz_core.federation.commands import add_commands
+from segviz_core.federation.estimate import Estimate
 from segviz_core.federation.kit import read_kit
-from segviz_core.federation.running import only_one
+from segviz_core.federation.running import asked_to_leave_after_round, only_one
+from segviz_core.federation.site_folder import SITE_FILE
 
 
 class Results(Console):
@@ -187,3 +191,40 @@ def test_errors_are_json_lines_with_exit_code_3(tmp_path: Path) -> None:
     last = json.loads(done.stdout.splitlines()[-1])
     assert (done.returncode, last["event"], last["kind"]) == (3, "error", "input")
     assert "There is no study in" in last["message"]
+
+
+def test_site_estimates_what_joining_costs_before_it_joins(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def measured(settings: Any, cases: Path, **choices: Any) -> Estimate:
+        asked.update(choices, site=settings.site, cases=cases)
+        return Estimate(2, 3, 4.0, 0.5, 10, 5.0, 100, 0.01, None)
+
+    monkeypatch.setattr(estimate, "estimate", measured)
+    kit = coordinator.add_site(study, "north")
+    found = run("site", "estimate", kit, "--cases", tmp_path, "--label-set", "liver", "--cores", 2)
+    assert found.text == found.values["sentence"]
+    assert found.values["seconds_per_round"] == 5.0
+    assert (asked["site"], asked["organs"], asked["cores"]) == ("north", ("liver",), 2)
+
+
+def test_site_that_runs_approved_code_shows_it_and_approves_it_by_its_hash(tmp_path: Path) -> None:
+    assert "has sent no code yet" in run("site", "code", "--work", tmp_path).text
+    with io.BytesIO() as content:
+        with zipfile.ZipFile(content, "w") as file:
+            file.writestr("app/client_app.py", "print('hello')\n")
+        sha256 = keep(tmp_path, content.getvalue())
+    shown = run("site", "code", "--work", tmp_path).text
+    assert f"{sha256} (waits to be approved" in shown
+    assert "+print('hello')" in shown
+    run("site", "approve", sha256, "--work", tmp_path)
+    assert run("site", "code", "--work", tmp_path).values["code"][0]["approved"]
+
+
+def test_site_leaves_after_the_round_when_asked(tmp_path: Path) -> None:
+    (tmp_path / SITE_FILE).write_text("{}")
+    with only_one(tmp_path, what="This site"):
+        assert run("site", "leave", "--after-round", "--work", tmp_path).values == {"state": "leaving"}
+        assert asked_to_leave_after_round(tmp_path)

@@ -14,8 +14,10 @@ from segviz_core.federation.schema import LEAVES
 from segviz_core.federation.site_folder import AUDIT_FILE, CONSENT_FILE
 
 
-def consent_text(kit: Kit) -> str:
-    """What leaves this site and what never does; the list is the protocol's own."""
+def consent_text(kit: Kit, *, code: str = "local") -> str:
+    """What leaves this site and what never does, the list being the protocol's own; and whose `code` runs (site.py)."""
+    own = "Code that the coordinator sends is not run here."
+    approved = "Code that the coordinator sends runs here once it was looked at and approved: site code, site approve."
     leaves = "\n".join(f"  - {meaning} ({name})" for name, meaning in LEAVES.items())
     return (
         f"Joining {kit.site.study!r} at {kit.address} as {kit.site.site!r}.\n\n"
@@ -23,7 +25,7 @@ def consent_text(kit: Kit) -> str:
         "Other sites of the study see this site's pseudonym, organs and numbers of cases, and get its weights.\n"
         "What never leaves: images, labels, file names, DICOM tags, paths, user names, texts of errors.\n\n"
         "Trained weights can tell something about the cases they were trained on; differential privacy and secure\n"
-        "aggregation are not offered. Code that the coordinator sends is not run here."
+        f"aggregation are not offered. {own if code == 'local' else approved}"
     )
 
 
@@ -44,7 +46,7 @@ def check_owner(folder: Path, kit: Kit) -> None:
         )
 
 
-def record(folder: Path, kit: Kit) -> None:
+def record(folder: Path, kit: Kit, *, code: str = "local") -> None:
     """Keep who agreed, when, on which computer, to which text, for which study."""
     who = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -52,8 +54,8 @@ def record(folder: Path, kit: Kit) -> None:
         "user": getpass.getuser(),
         "address": kit.address,
     }
-    write_json(folder / CONSENT_FILE, {**who, **_identity(kit), "text": consent_text(kit)})
-    journal.append(folder / AUDIT_FILE, "consent", **who, **_identity(kit))
+    write_json(folder / CONSENT_FILE, {**who, **_identity(kit), "text": consent_text(kit, code=code)})
+    journal.append(folder / AUDIT_FILE, "consent", **who, **_identity(kit), code=code)
 
 
 def _identity(kit: Kit) -> dict[str, str]:

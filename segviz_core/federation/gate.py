@@ -1,14 +1,16 @@
 """The gate: which task a SuperExec starts, and which code a task may run (flower.md section 4).
 
 At a site only ClientApp tasks start, and what runs is the ClientApp installed here: code that came from the coordinator
-is hashed, noted in the audit record and never unpacked. A gate is no sandbox. It uses private names of Flower, so the
-version is pinned (kit.FLWR_VERSION) and Testing/core/test_gate.py holds the contract.
+is hashed, noted in the audit record and never unpacked. A site may choose to run the coordinator's code instead, each
+hash once a person there has approved it. A gate is no sandbox. It uses private names of Flower, so the version is
+pinned (kit.FLWR_VERSION) and Testing/core/test_gate.py holds the contract.
 """
 
 import hashlib
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from segviz_core.federation import journal
+from segviz_core.federation import code_review, journal
 from segviz_core.federation.flower_process import COMMAND, read_task
 from segviz_core.federation.kit import FLWR_VERSION
 from segviz_core.federation.site_folder import AUDIT_FILE, read_site
@@ -75,29 +77,67 @@ class _Tasks:
 
 
 def run_client_app(site: Path) -> None:
-    """One task of a site: the installed ClientApp answers one message."""
+    """One task of a site: its ClientApp answers one message."""
     _check_version()
     import flwr.supernode.runtime.run_clientapp as runtime
     from flwr.app import Error
     from flwr.supernode.cli import flwr_clientapp
 
-    settings = read_site(site)
-    module, _, name = settings["client_app"].partition(":")
-    client_app = getattr(importlib.import_module(module), name)
-
-    def refuse_code(content: bytes, *_: Any, **__: Any) -> None:
-        sha256 = hashlib.sha256(content).hexdigest()
-        journal.append(site / AUDIT_FILE, "code", fab_sha256=sha256, decision="not run: the site runs its own code")
-
     def without_text(code: int, reason: str) -> Any:
         return Error(code=code, reason="the log of the site says why")
 
     runtime.Error = without_text  # Flower would send the text of the exception
-    runtime.install_from_fab = refuse_code
-    runtime.get_project_dir = lambda *_: site
-    runtime.get_load_client_app_fn = lambda **_: lambda *_: client_app
+    if read_site(site).get("code") == "pin":
+        run_approved_code(runtime, site)
+    else:
+        run_own_code(runtime, site)
     sys.argv += read_task()
     flwr_clientapp()
+
+
+def run_own_code(runtime: Any, site: Path) -> None:
+    """Mode `local`: the ClientApp installed here answers; what the coordinator sends is never unpacked."""
+    module, _, name = read_site(site)["client_app"].partition(":")
+    client_app = getattr(importlib.import_module(module), name)
+
+    def refuse(content: bytes, *_: Any, **__: Any) -> None:
+        sha256 = hashlib.sha256(content).hexdigest()
+        journal.append(site / AUDIT_FILE, "code", fab_sha256=sha256, decision="not run: the site runs its own code")
+
+    runtime.install_from_fab = refuse
+    runtime.get_project_dir = lambda *_: site
+    runtime.get_load_client_app_fn = lambda **_: lambda *_: client_app
+
+
+def run_approved_code(runtime: Any, site: Path) -> None:
+    """Mode `pin`: the coordinator's code answers if a person here has approved its hash, else a code of refusal."""
+    install, get_load = runtime.install_from_fab, runtime.get_load_client_app_fn
+    get_project_dir, allowed = runtime.get_project_dir, False
+
+    def install_if_approved(content: bytes, *arguments: Any, **options: Any) -> None:
+        nonlocal allowed
+        sha256 = code_review.keep(site, content)
+        allowed = code_review.is_approved(site, sha256)
+        decision = "run: approved" if allowed else "not run: not approved"
+        journal.append(site / AUDIT_FILE, "code", fab_sha256=sha256, decision=decision)
+        if allowed:
+            # Flower runs unpacked code again by the first eight digits of its hash, without a look at the files.
+            shutil.rmtree(Path(os.environ["FLWR_HOME"]) / "apps", ignore_errors=True)
+            install(content, *arguments, **options)
+        else:
+            journal.say("code-waits", sha256=sha256)
+
+    runtime.install_from_fab = install_if_approved
+    runtime.get_project_dir = lambda *names: get_project_dir(*names) if allowed else site
+    runtime.get_load_client_app_fn = lambda **options: get_load(**options) if allowed else lambda *_: _not_approved
+
+
+def _not_approved(message: Any, context: Any) -> Any:
+    from flwr.app import Message
+
+    from segviz_core.federation.records import error_record
+
+    return Message(error_record("not-approved"), reply_to=message)
 
 
 def _report_end(child: subprocess.Popen[bytes]) -> None:

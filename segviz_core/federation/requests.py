@@ -17,15 +17,10 @@ from segviz_core.federation.transport import compact
 _MOST_NAMES = 20
 
 
-def news(state: StudyState, online: Sequence[str], *, rounds: int) -> dict[str, Setting]:
+def news(taking_part: Sequence[str], *, online: int, members: int, rounds: int) -> dict[str, Setting]:
     """For the people at the sites: who takes part in this round, how many are online and how many there are."""
-    here = sorted(member.site for node, member in state.active.items() if node in online)
-    return {
-        "rounds": rounds,
-        "online": len(online),
-        "members": len({*state.active, *online}),
-        "sites": ",".join(here[:_MOST_NAMES]),
-    }
+    names = ",".join(sorted(taking_part)[:_MOST_NAMES])
+    return {"rounds": rounds, "online": online, "members": members, "sites": names}
 
 
 @dataclass(frozen=True)

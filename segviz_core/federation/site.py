@@ -35,6 +35,7 @@ class SiteOptions:
 
     `label_values` maps an organ to the voxel values that stand for it; organs left out take the values of the folder's
     layout. `cores` limits the trainer. `flwr_folder` is the private folder that holds flwr, None where it is installed.
+    `code` "pin" runs the coordinator's code once it is approved here (code_review.py), "local" only what is installed.
     `trainer` and `client_app` name the programs that train and talk; tests put others there.
     """
 
@@ -43,6 +44,7 @@ class SiteOptions:
     label_values: Mapping[str, tuple[int, ...]]
     cores: int
     flwr_folder: Path | None = None
+    code: str = "local"
     trainer: Sequence[str] = TRAINER
     client_app: str = CLIENT_APP
 
@@ -184,11 +186,12 @@ def _prepare(folder: Path, kit: Kit, options: SiteOptions) -> None:
             "label_values": {organ: list(values) for organ, values in options.label_values.items()},
             "cores": options.cores,
             "flwr_folder": str(options.flwr_folder.resolve()) if options.flwr_folder else "",
+            "code": options.code,
             "client_app": options.client_app,
             "trainer": list(options.trainer),
         },
     )
-    record(folder, kit)
+    record(folder, kit, code=options.code)
 
 
 def _key(folder: Path, kit: Kit) -> bytes:

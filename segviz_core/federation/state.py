@@ -61,6 +61,11 @@ class StudyState:
         """The members that have not left, by node id."""
         return {node: member for node, member in self.members.items() if not member.left}
 
+    @property
+    def reopened(self) -> bool:
+        """Whether the study had finished and goes on for newcomers."""
+        return bool(self.amendments) and self.amendments[-1][1] == "newcomers"
+
     def without_head(self, member: Member) -> list[str]:
         """Organs of `member` that came too late for the common start: other organs have heads, these do not."""
         if not self.heads or member.joined == 1:

@@ -104,7 +104,7 @@ class Study:
                 return sorted(absent)
         if self.stage == "deliver":  # whoever is online gets the finished model; the others find it at the coordinator
             return []
-        lacking = (1 if self._reopened else self.settings.min_sites) - len(online)
+        lacking = (1 if self.state.reopened else self.settings.min_sites) - len(online)
         return [f"{lacking} more site{'s' if lacking > 1 else ''}"] if lacking > 0 else []
 
     def requests(self, online: Sequence[str]) -> Iterator[tuple[str, Packet]]:
@@ -115,7 +115,10 @@ class Study:
         self.refresh()
         if not self._answers.nodes:
             self._answers.clear()  # what an earlier process left
-        self._news = news(self.state, online, rounds=len(self.rounds))
+        here = [member for node, member in self.state.active.items() if node in online]
+        asked = [m.site for m in here if self._requests.next_stage(m, self._answers.stages(m.site))]
+        members = len({*self.state.active, *online})
+        self._news = news(asked, online=len(online), members=members, rounds=len(self.rounds))
         for node in sorted(online):
             if request := self._next_request(node):
                 yield node, request
@@ -213,12 +216,8 @@ class Study:
         self._at_start = {member.site for member in self.state.active.values()}
         self._answers = Answers(self.folder / "rounds" / f"{self.number:05d}")
         self._requests = Requests(
-            self.settings, self.template, self.state, self._round, self._experts, last_model_teaches=self._reopened
+            self.settings, self.template, self.state, self._round, self._experts, last_model_teaches=self.state.reopened
         )
-
-    @property
-    def _reopened(self) -> bool:
-        return bool(self.state.amendments) and self.state.amendments[-1][1] == "newcomers"
 
     def _next_request(self, node: str) -> Packet | None:
         member = self.state.members.get(node)
@@ -241,7 +240,7 @@ class Study:
 
     def _complete(self) -> bool:
         if self.stage == "declare":
-            return self._reopened or len(self.state.active) >= self.settings.min_sites
+            return self.state.reopened or len(self.state.active) >= self.settings.min_sites
         if self.stage == "deliver":
             return True
         accepted = self._answers.of(self.stage)
@@ -260,7 +259,7 @@ class Study:
                 self.state.update(site, local_steps=done)
         if self.stage == "expert":
             self._experts.keep(accepted)
-        if self.stage == "declare" and self._reopened:
+        if self.stage == "declare" and self.state.reopened:
             self._refused |= {node for node in self._answers.nodes if node not in self.state.members}
             if not accepted and not any(self.state.without_head(m) for m in self.state.active.values()):
                 self.state.amendments.append((self.number, "end"))

@@ -212,6 +212,8 @@ class Supervisor:
         said = journal.heard(line)
         if said and said["event"] == "task-ended" and said["returncode"] not in (0, 1):  # Flower's own: it has answered
             self._task_crashed = True
+        if said and said["event"] == "code-waits":
+            self._bulletin.say("online", "Code of the coordinator waits to be approved here: site code.")
 
     def _renew_node(self) -> None:
         """Take a new node after a task died: the old one waits 60 s for its answer, and may then mix up its answers."""

@@ -21,6 +21,7 @@ ERRORS = {
     "refused": "the site refused the request, its log says why",
     "failed": "the training failed at the site, its log says why",
     "stopped": "the site stopped the work",
+    "not-approved": "the site has not approved the code of this study yet",
 }
 """All that a site tells about a fault: a code. The sentence is the coordinator's own; details stay at the site."""
 
