@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 
 from segviz_core.atomic import replacing, write_json
+from segviz_core.errors import InputError
 from segviz_core.experiments.comparisons import NOT_INFERIOR, Comparison, comparisons
 from segviz_core.experiments.page import data_uri, page, table
 from segviz_core.experiments.plan import ORDER
@@ -38,6 +39,8 @@ def write_table(folder: Path) -> Path:
     results = read_results(folder)
     profile = results[0]["profile"]
     entries, ablations = table_entries(results), ablation_entries(results)
+    if not entries:
+        raise InputError(f"{folder}: expected the result of a row, found variants only.", hint="Run the rows first.")
     compared = comparisons(entries)
     write_json(folder / "table.json", [entry.to_dict() for entry in entries])
     write_json(folder / "ablation.json", [entry.to_dict() for entry in ablations])
