@@ -92,11 +92,11 @@ class Quantization:
 
 
 def activations(keys: Iterable[str]) -> frozenset[str]:
-    """Names of the tensors that int8 rounds, from the keys of a model's weights: the input, what each unit, shortcut
-    and residual unit of the representation gives, and what lies between the two convolutions of the heads.
+    """Names of the tensors that int8 rounds, from the keys of a model's weights: what each unit, shortcut and residual
+    unit of the representation gives, and what lies between the two convolutions of the heads.
     """
     endings = (".adn.A.weight", ".residual.weight", ".conv.unit0.conv.weight")
-    named = {"input", "heads"}
+    named = {"heads"}
     for key in keys:
         for ending in endings:
             if key.startswith("representation.") and key.endswith(ending):

@@ -57,6 +57,12 @@ def add_commands(subparsers: Subparsers) -> None:
     info.add_argument("model", type=Path, metavar="MODEL")
     info.set_defaults(run=_info)
 
+    export = subparsers.add_parser("export", help="measure a model's ranges for int8 and what they cost in Dice")
+    export.add_argument("model", type=Path, metavar="MODEL")
+    export.add_argument("out", type=Path, metavar="OUT", help="the model with the ranges in its header")
+    export.add_argument("--cases", type=Path, metavar="DIR", required=True, help="site folder or data list with CTs")
+    export.set_defaults(run=_export)
+
 
 def _segment(options: argparse.Namespace, console: "Console") -> None:
     started = time.perf_counter()
@@ -248,4 +254,26 @@ def _info(options: argparse.Namespace, console: "Console") -> None:
             for key, value in header["provenance"].items()
         ),
     ]
+    if "quantization" in header:
+        lines.append(f"int8, Dice to fp32: {json.dumps(header['quantization']['dice'])}")
     console.result({"hash": digest, **{k: v for k, v in header.items() if k != "tensors"}}, "\n".join(lines))
+
+
+def _export(options: argparse.Namespace, console: "Console") -> None:
+    from segviz_core.atomic import check_writable
+    from segviz_core.layouts import find_cases
+    from segviz_core.meta_model import INT8_DICE, MetaModel
+    from segviz_core.quantization import quantize
+
+    check_writable(options.out)
+    images = [case.image for case in find_cases(options.cases).cases]
+    model = quantize(MetaModel.load(options.model), images, on_progress=console.progress)
+    model.save(options.out)
+    assert model.quantization is not None
+    dice, accepted = model.quantization.dice, model.quantization.accepted
+    verdict = "int8 is used by default" if accepted else f"int8 is used only when asked for: Dice below {INT8_DICE}"
+    console.result(
+        {"output": str(options.out), "dice_to_fp32": dice, "accepted": accepted, "model_hash": model.hash},
+        aligned([("organ", "Dice of int8 to fp32"), *((name, f"{value:.4f}") for name, value in dice.items())])
+        + f"\n{options.out}: {verdict}.",
+    )

@@ -99,6 +99,7 @@ WITHOUT_TORCH = {
     "meta_model",
     "networks",
     "preprocessing",
+    "quantization",
     "region",
     "tiles",
     "upsampling",
