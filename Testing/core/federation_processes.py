@@ -41,6 +41,13 @@ class Coordinator:
             start_new_session=True,
         )
 
+    def __enter__(self) -> "Coordinator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave no process behind, also where a test failed before it could end them."""
+        self.end(signal.SIGTERM)
+
     def wait_for_round(self, finished: int, *, seconds: float = 120) -> None:
         """Wait until so many rounds are finished."""
         wait_until(lambda: coordinator.status(self.study)["finished_rounds"] >= finished, seconds, self.output)

@@ -4,7 +4,6 @@ import asyncio
 import http.client
 import json
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -81,11 +80,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     coordinator.provision(study, "toy", port=ports["nginx"])
     configuration = coordinator.choose_front(study, "nginx", superlink_port=superlink)
     kit = read_kit(coordinator.add_site(study, "north"))
-    process = Coordinator(study)
-    with built_in(study, superlink, ports["built-in"]), nginx(folder, configuration):
-        wait_until(lambda: coordinator.status(study)["state"] == "waiting", 60, process.output)
+    with (
+        Coordinator(study) as process,
+        built_in(study, superlink, ports["built-in"]),
+        nginx(folder, configuration),
+    ):
+        wait_until(lambda: coordinator.status(study)["state"] == "waiting", 120, process.output)
         yield Served(study, ports, superlink, kit.key)
-    process.end(signal.SIGINT)
 
 
 @contextmanager
@@ -103,13 +104,15 @@ def built_in(study: Path, superlink: int, port: int, limits: Limits | None = Non
     thread = threading.Thread(target=loop.run_until_complete, args=(main := loop.create_task(run()),))
     thread.start()
     assert started.wait(10)
-    yield
-    loop.call_soon_threadsafe(main.cancel)
-    thread.join()
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-    loop.run_until_complete(asyncio.sleep(0))
-    loop.close()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(main.cancel)
+        thread.join()
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
 
 
 @contextmanager
@@ -125,9 +128,11 @@ def nginx(folder: Path, configuration: Path) -> Iterator[None]:
         f"http {{ client_body_temp_path {folder}/body; {temporary} include {configuration}; }}\n"
     )
     process = subprocess.Popen([program, "-c", folder / "main.conf", "-e", folder / "nginx.log"])
-    yield
-    process.terminate()
-    assert process.wait(10) == 0, (folder / "nginx.log").read_text()
+    try:
+        yield
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0, (folder / "nginx.log").read_text()
 
 
 @pytest.fixture(params=FRONTS)

@@ -29,10 +29,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A study whose coordinator runs and waits for three sites."""
     folder = new_study(tmp_path_factory.mktemp("study"), rounds=1, min_sites=3, wait_seconds=600.0)
     coordinator.add_site(folder, "north", allow=["liver"])
-    process = Coordinator(folder)
-    wait_until(lambda: coordinator.status(folder)["state"] == "waiting", 60, process.output)
-    yield folder
-    process.end(signal.SIGINT)
+    with Coordinator(folder) as process:
+        wait_until(lambda: coordinator.status(folder)["state"] == "waiting", 120, process.output)
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +117,21 @@ def test_folder_of_another_site_is_refused(kit: Path, study: Path, tmp_path: Pat
         join(other, tmp_path / "site", "liver")
 
 
+def test_kit_without_a_key_fits_the_key_that_the_site_made_and_no_other(study: Path, tmp_path: Path) -> None:
+    public = site.make_key(tmp_path / "site")
+    kit = coordinator.add_site(study, "own-key", public_key=public)
+    with pytest.raises(InputError, match="This kit belongs to a key that a site made itself") as caught:
+        site.join(kit, OPTIONS, folder=tmp_path / "other", consent=True)
+    assert "with the same --work" in caught.value.hint
+    assert join(kit, tmp_path / "site", "liver")["state"] == "online"
+    site.leave(tmp_path / "site")
+    with pytest.raises(InputError, match="A site has joined in"):
+        site.make_key(tmp_path / "site")
+
+
 def test_unknown_key_is_named(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "UNREGISTERED_S", 1.0)
-    stranger = replace(read_kit(kit), key=certificates.create_node_key()[0])
+    stranger = replace(read_kit(kit), key=certificates.create_node_key()[0], public_key=b"")
     write_kit(tmp_path / "kit.zip", stranger)
     with pytest.raises(InputError, match="This site is not registered: ask the coordinator"):
         join(tmp_path / "kit.zip", tmp_path / "site", "liver", foreground=True)
