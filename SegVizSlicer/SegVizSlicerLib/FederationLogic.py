@@ -45,6 +45,13 @@ class FederationLogic:
         arguments = ["check", str(cases), *labelArguments(labelValues)]
         self._start(arguments, **callbacks)
 
+    def estimate(
+        self, kit: KitInfo, cases: Path, labelValues: dict[str, tuple[int, ...]], *, cores: int, **callbacks: Any
+    ) -> None:
+        """Train a few steps; the outcome's `sentence` says what a round will cost this computer."""
+        arguments = ["site", "estimate", str(kit.path), "--cases", str(cases), *labelArguments(labelValues)]
+        self._start([*arguments, "--cores", str(cores)], **callbacks)
+
     def join(
         self,
         kit: KitInfo,

@@ -9,15 +9,16 @@ from slicer.i18n import tr as _
 
 from SegVizSlicerLib import ConsentDialog as consent
 from SegVizSlicerLib import SiteCases
+from SegVizSlicerLib.CasesPanel import CasesPanel
 from SegVizSlicerLib.Connection import testConnection
+from SegVizSlicerLib.EstimatePanel import EstimatePanel
 from SegVizSlicerLib.FederationLogic import FederationLogic, defaultCores
 from SegVizSlicerLib.LabelSetTable import LabelSetTable
 from SegVizSlicerLib.Question import askChoice
 from SegVizSlicerLib.Report import Outcome
-from SegVizSlicerLib.RoundsView import RoundsView, estimateText
+from SegVizSlicerLib.RoundsView import RoundsView
 from SegVizSlicerLib.SiteKit import KitInfo, assembleKit, certificateOf, readKit
-from SegVizSlicerLib.State import explain, showIn
-from SegVizSlicerLib.Tables import fillTable, prepareTable
+from SegVizSlicerLib.State import explain
 
 FOLLOW_MS = 500
 
@@ -37,25 +38,20 @@ class FederationPanel:
         self.askConsent, self.ask = askConsent, ask
         self.kit: KitInfo | None = None
         self._kitProblem = ""
-        self._checked: tuple[Any, ...] = ()
-        self._badCases = 0
         self._connected: tuple[str, ...] = ()
         self._imported: set[Path] = set()
         ui = window.ui
         self.labelSet = LabelSetTable(ui.labelSetSelector, ui.labelTable, window.updateGUI)
         self.rounds = RoundsView(ui)
+        self.cases, self.estimate = CasesPanel(self), EstimatePanel(self)
         ui.kitPath.currentPathChanged.connect(lambda path: self.chooseKit(Path(path)))
         for field in (ui.certificatePath, ui.keyPath):
             field.currentPathChanged.connect(lambda _path: self._choosePart())
         ui.addressEdit.textChanged.connect(lambda _text: window.updateGUI())
-        ui.casesPath.currentPathChanged.connect(self._casesChosen)
-        ui.addCaseButton.clicked.connect(lambda *_a: self.addCase())
-        ui.checkCasesButton.clicked.connect(lambda *_a: self.checkCases())
         ui.testConnectionButton.clicked.connect(lambda *_a: self.testConnection())
         ui.consentButton.clicked.connect(lambda *_a: self.showConsent())
         ui.withdrawButton.clicked.connect(lambda *_a: self.withdraw())
         ui.joinButton.clicked.connect(lambda *_a: self.joinOrLeave())
-        prepareTable(ui.casesTable)
         self._timer = qt.QTimer()
         self._timer.setInterval(FOLLOW_MS)
         self._timer.timeout.connect(self.follow)
@@ -101,20 +97,15 @@ class FederationPanel:
 
     def whyNotJoin(self) -> str:
         """Why Join is disabled, first reason first; empty when it is not."""
-        ui, policy = self.window.ui, self.window.policy
+        policy = self.window.policy
         if self.logic.busy or self.joined():
             return ""
         if not policy.federation:
             return policy.problem or policy.reason
         if not self.labelSet.organs():
             return _("Choose a label set.")
-        if not ui.casesPath.currentPath:
-            return _("Add training cases.")
-        if self._checked != self._casesKey():
-            return _("Check the cases first.")
-        if self._badCases:
-            one, many = _("1 case has a problem: see the table."), _("{count} cases have problems: see the table.")
-            return one if self._badCases == 1 else many.format(count=self._badCases)
+        if why := self.cases.whyNot():
+            return why
         if not self.addressText():
             return _("Enter the coordinator address.")
         if self.kit is None:
@@ -138,30 +129,6 @@ class FederationPanel:
                 self._useKit(readKit(path))
             except ValueError as error:
                 self._kitProblem = str(error)
-        self.window.updateGUI()
-
-    def addCase(self) -> None:
-        """Export the shown pair into the cases folder."""
-        ui = self.window.ui
-        pair = (ui.inputSelector.currentNode(), ui.outputSelector.currentNode())
-        try:
-            image = SiteCases.addCase(Path(ui.casesPath.currentPath), *pair, self.labelSet.annotations())
-        except (ValueError, OSError) as error:
-            self._say(str(error), failed=True)
-            return
-        self._checked = ()
-        self._say(_("Added {name}: check the cases again.").format(name=image.name))
-        self.window.updateGUI()
-
-    def checkCases(self) -> None:
-        """Have every case read, and show why one cannot be trained on."""
-        callbacks = {"onFinished": self._casesChecked, "onProgress": self._progress, "onLog": self.window.log}
-        try:
-            values = SiteCases.labelValues(self.labelSet.annotations())
-            self.window.dependencies.ensureSegment()
-            self.logic.check(Path(self.window.ui.casesPath.currentPath), values, **callbacks)
-        except Exception as error:
-            self._say(str(error), failed=True)
         self.window.updateGUI()
 
     def testConnection(self) -> None:
@@ -208,7 +175,7 @@ class FederationPanel:
             else:
                 self._join()
         except Exception as error:
-            self._say(str(error), failed=True)
+            self.say(str(error), failed=True)
         self.window.updateGUI()
 
     def follow(self) -> None:
@@ -242,23 +209,20 @@ class FederationPanel:
         running = _("Leave the federation first.") if joined else ""
         running = _("Please wait until the running command has ended.") if busy else running
         noOrgans = "" if organs else _("Choose a label set.")
-        noCases = "" if ui.casesPath.currentPath else _("Choose a cases folder first.")
         noKit = "" if kit else _("Choose the coordinator's CA certificate.")
         noAddress = "" if self.addressText() else _("Enter the coordinator address.")
         ui.joinButton.setText(_("Cancel") if busy else _("Leave") if joined else _("Join"))
         leave = _("Leave; the heads stay with the coordinator, and you can join again.") if joined else ""
         explain(ui.joinButton, self.whyNotJoin(), leave)
-        addCase = _("Export the input CT and the output segmentation as a training case.")
-        explain(ui.addCaseButton, noOrgans or noCases, addCase)
-        explain(ui.checkCasesButton, running or noOrgans or noCases)
+        self.cases.update(running, noOrgans)
+        noKitFile = "" if kit else _("Choose the site kit first.")
+        self.estimate.update(running or noOrgans or self.cases.whyNot() or noKitFile)
         explain(ui.testConnectionButton, running or noAddress or noKit)
         explain(ui.consentButton, noOrgans or noKit)
         date = consent.consentDate(kit, organs) if kit else ""
         ui.consentLabel.setText(_("Given on {date}.").format(date=date) if date else _("Not given."))
         explain(ui.withdrawButton, "" if date else _("There is no consent to withdraw."))
         ui.kitLabel.setText(kit.text if kit else self._kitProblem)
-        ui.estimateLabel.setText(estimateText(self.logic.status()))
-        showIn(ui.federationSection, ui.casesTable, ui.casesTable.rowCount > 0)
         self.rounds.update()
         self._lockFields(running)
 
@@ -298,40 +262,17 @@ class FederationPanel:
                 self._kitProblem = str(error)
         self.window.updateGUI()
 
-    def _casesKey(self) -> tuple[Any, ...]:
-        return (str(self.window.ui.casesPath.currentPath), self.labelSet.rows())
-
-    def _casesChosen(self, path: str) -> None:
-        qt.QSettings().setValue("SegViz/cases", path)
-        self.window.updateGUI()
-
-    def _casesChecked(self, outcome: Outcome) -> None:
-        if "cases" in outcome.result:
-            self._showCases(outcome.result["cases"])
-        else:
-            self._say(f"{outcome.message} {outcome.hint}".strip(), failed=not outcome.cancelled)
-        self.window.updateGUI()
-
-    def _showCases(self, cases: list[dict[str, Any]]) -> None:
-        segments = ", ".join(self.labelSet.organs())
-        rows = [(case["name"], Path(case["image"]).name, segments, case["why"] or _("ok")) for case in cases]
-        fillTable(self.window.ui.casesTable, rows)
-        self._badCases = sum(not case["ok"] for case in cases)
-        self._checked = self._casesKey()
-        text = _("{good} of {count} cases are fit for training.")
-        self._say(text.format(good=len(cases) - self._badCases, count=len(cases)))
-
     def _join(self) -> None:
         ui, dependencies = self.window.ui, self.window.dependencies
         assert self.kit is not None
-        self._say(_("Starting..."))
+        self.say(_("Starting..."))
         dependencies.ensureFederation()
         kit = self.kit
         if self.addressText() != kit.address:
             kit = kit.withAddress(self.addressText(), self.window.folder / "kits")
         self.logic.join(
             kit,
-            Path(ui.casesPath.currentPath),
+            Path(self.cases.folder),
             SiteCases.labelValues(self.labelSet.annotations()),
             cores=ui.coresSpinBox.value,
             flwrFolder=dependencies.flwrFolder if dependencies.flwrVersion() else None,
@@ -352,27 +293,27 @@ class FederationPanel:
                 self.logic.leaveAfterRound()
             if answer != 1:
                 return
-        self._say(_("Leaving..."))
+        self.say(_("Leaving..."))
         self.logic.leave(self._left)
 
     def _joinEnded(self, outcome: Outcome) -> None:
         if outcome.cancelled:
-            self._say(_("Joining was cancelled."))
+            self.say(_("Joining was cancelled."))
         elif not outcome.ok:
-            self._say(f"{outcome.message} {outcome.hint}".strip(), failed=True)
+            self.say(f"{outcome.message} {outcome.hint}".strip(), failed=True)
         self.window.updateGUI()
 
     def _left(self, outcome: Outcome) -> None:
         self.rounds.showStatus(self.logic.status())
         text = _("Left. The heads stay with the coordinator; join again to go on.")
-        self._say(text if outcome.ok else f"{outcome.message} {outcome.hint}".strip(), failed=not outcome.ok)
+        self.say(text if outcome.ok else f"{outcome.message} {outcome.hint}".strip(), failed=not outcome.ok)
         self._timer.stop()
         self.window.updateGUI()
 
     def _forgetSite(self) -> None:
         self.logic.forgetSite()
         self.rounds.showStatus(self.logic.status())
-        self._say(_("Consent withdrawn; the site's state was deleted."))
+        self.say(_("Consent withdrawn; the site's state was deleted."))
         self.window.updateGUI()
 
     def _progress(self, stage: str, done: int, total: int) -> None:
@@ -385,7 +326,8 @@ class FederationPanel:
                 self._imported.add(path)
                 self.window.segment.addModel(path)
 
-    def _say(self, text: str, *, failed: bool = False) -> None:
+    def say(self, text: str, *, failed: bool = False) -> None:
+        """One sentence under the buttons; a failure goes into the log too."""
         self.window.ui.federationStatus.setText(text)
         if failed:
             self.window.showError(text)

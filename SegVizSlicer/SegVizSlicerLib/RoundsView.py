@@ -14,11 +14,13 @@ STAGES = {
     "train-local": _("training on this site's organs"),
     "expert": _("sending this site's expert"),
     "label": _("labelling the organs of other sites"),
+    "train-head": _("training the head of a new organ"),
     "train": _("training together"),
     "tune": _("tuning the heads"),
     "evaluate": _("measuring on the validation cases"),
     "deliver": _("receiving the finished model"),
     "cases": _("reading the cases"),
+    "estimate": _("measuring a few training steps"),
     "check": _("reading the cases"),
 }
 """Words for the stages of the protocol; what a newer core adds is shown as it is."""

@@ -330,6 +330,39 @@ class TestConnection:
         assert window.ui.connectionLabel.text == "The coordinator answers and its certificate is right."
 
 
+class TestEstimate:
+    def test_the_button_says_why_not_yet(self, window, kit, user_folder):
+        button = window.ui.estimateButton
+        assert button.toolTip == "Choose a label set."
+        choose_organ(window, "Liver")
+        assert button.toolTip == "Add training cases."
+        window.ui.casesPath.setCurrentPath(str(user_folder))
+        finish_check(window, "")
+        assert button.toolTip == "Choose the site kit first."
+        window.ui.kitPath.setCurrentPath(str(kit))
+        choose_organ(window, "Liver")
+        finish_check(window, "")
+        assert button.enabled
+        assert "Nothing leaves this computer." in button.toolTip
+
+    def test_it_is_shown_until_something_in_it_changes(self, window, kit, user_folder):
+        window.ui.kitPath.setCurrentPath(str(kit))
+        choose_organ(window, "Liver")
+        window.ui.casesPath.setCurrentPath(str(user_folder))
+        finish_check(window, "")
+        window.ui.coresSpinBox.setValue(1)
+        window.ui.estimateButton.click()
+        process = FakeProcess.started[-1]
+        assert process.arguments[:3] == ["site", "estimate", str(kit)]
+        assert process.arguments[-2:] == ["--cores", "1"]
+        assert window.ui.joinButton.text == "Cancel"
+        process.finish(sentence="About 10 s of training per round.")
+        assert window.ui.estimateLabel.text == "About 10 s of training per round."
+        window.ui.coresSpinBox.setValue(2)
+        window.updateGUI()
+        assert window.ui.estimateLabel.text == ""
+
+
 class TestPolicy:
     def test_the_address_and_the_certificate_are_locked_with_the_reason(self, user_folder, kit):
         (user_folder / "ca.crt").write_bytes(kit_parts()["ca.crt"])
