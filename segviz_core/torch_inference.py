@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segviz_core.errors import InputError, SegVizError
 from segviz_core.meta_model import MetaModel
-from segviz_core.network import NetworkConfig, SegVizNet, fused_logits
+from segviz_core.network import NetworkConfig, SegVizNet, fused_margins
 
 
 class OnePass:
@@ -34,8 +34,7 @@ class OnePass:
         image = torch.from_numpy(np.ascontiguousarray(voxels, np.float32))[None, None].to(self._device)
         try:
             with torch.inference_mode(), torch.autocast(self._device.type, torch.float16, self.precision == "amp"):
-                logits = fused_logits(self._network.representation(image), self._heads)[0]
-                found = (logits[:, 1].float() - logits[:, 0].float()).cpu()
+                found = fused_margins(self._network.representation(image), self._heads)[0].float().cpu()
         except torch.OutOfMemoryError as error:
             raise _too_large() from error
         result: NDArray[np.float32] = found.numpy()
@@ -91,9 +90,8 @@ def margins(
         nonlocal done
         if on_window:
             on_window(done, total)
-        logits = fused_logits(network.representation(window), heads)
         done += 1
-        return logits[:, :, 1] - logits[:, :, 0]
+        return fused_margins(network.representation(window), heads)
 
     image = torch.from_numpy(np.ascontiguousarray(voxels, np.float32))[None, None].to(device)
     try:
@@ -108,9 +106,7 @@ def margins(
 
 
 def _too_large() -> SegVizError:
-    return SegVizError(
-        "The graphics card has not enough free memory for this CT.", hint="Use --device cpu, or --fast."
-    )
+    return SegVizError("The graphics card has not enough free memory for this CT.", hint="Use --device cpu, or --fast.")
 
 
 def _window_count(shape: Sequence[int], patch_size: Sequence[int], overlap: float) -> int:

@@ -7,6 +7,9 @@ import pytest
 from band_network import HU, BandNetwork, band_model
 
 from segviz_core import region
+from segviz_core.experiments.phantoms import make_phantom
+from segviz_core.experiments.profiles import PROFILES
+from segviz_core.experiments.scanners import SCANNERS
 from segviz_core.inference import segment
 from segviz_core.merging import merge
 from segviz_core.preprocessing import network_grid, prepare, restore
@@ -112,6 +115,16 @@ def test_no_organ_is_lost_that_the_full_volume_shows(name, monkeypatch):
         a, b = found.labels == entry.value, whole == entry.value
         assert 2 * (a & b).sum() >= 0.99 * (a.sum() + b.sum()), entry.name
     assert whole.any()
+
+
+@pytest.mark.parametrize("site", SCANNERS)
+def test_phantoms_of_every_site_lose_no_voxel(site):
+    ct, _ = make_phantom(site, 0, profile=PROFILES["smoke"])
+    model = band_model((8.0, 9.0, 10.0))
+    network = BandNetwork(model)
+    prepared = prepare(ct, model.contract)
+    whole = merge(restore(network.margins(prepared.voxels), prepared.grid), model.organs)
+    np.testing.assert_array_equal(segment(model, ct, network=network).labels, whole)
 
 
 class Shortsighted(BandNetwork):
