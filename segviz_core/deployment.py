@@ -114,7 +114,19 @@ def build_graph(
     arithmetic and a fraction of the memory traffic. Measured for 208 x 176 x 160 voxels and 4 heads in CPU seconds, so
     / on full resolution: bf16 .42 / .98, int8 .26 / .38 (AMX; AVX-512 VNNI: .47 / .64), but fp32 1.37 / 1.15.
     """
-    return _Graph(model, ranges or {}, half_resolution=half_resolution).build()
+    graph = _Graph(model, ranges or {}, half_resolution=half_resolution)
+    try:
+        built = graph.build()
+        left = sorted(set(graph.weights) - graph.used)
+        if left:
+            raise ValueError(f"unexpected {left[0]}")
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = f"missing {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise InputError(
+            f"The model's weights do not fit its network settings: {reason[:200]}.",
+            hint="The file was changed by hand or damaged; get it again from where it was published.",
+        ) from error
+    return built
 
 
 class _Graph:
@@ -123,9 +135,12 @@ class _Graph:
     def __init__(self, model: MetaModel, ranges: Mapping[str, Sequence[float]], *, half_resolution: bool) -> None:
         self.op = _openvino().opset13
         self.model = model
-        self.weights: Mapping[str, Array] = {
-            key: value.astype(np.float32, copy=False) for key, value in model.weights.items()
+        self.weights = {
+            key: np.asarray(value, np.float32)
+            for key, value in model.weights.items()
+            if not key.endswith(".num_batches_tracked")
         }
+        self.used: set[str] = set()
         self.ranges = ranges
         self.half_resolution = half_resolution
 
@@ -155,7 +170,7 @@ class _Graph:
             number += 1
         shortcut = f"{key}.residual"
         if f"{shortcut}.weight" in self.weights:
-            x = self.convolution(x, self.weights[f"{shortcut}.weight"], self.weights[f"{shortcut}.bias"], stride)
+            x = self.convolution(x, self.weight(f"{shortcut}.weight"), self.weight(f"{shortcut}.bias"), stride)
             x = self.activation(x, shortcut)
         return self.activation(self.op.add(y, x), key)
 
@@ -163,7 +178,7 @@ class _Graph:
         """A convolution with the BatchNorm after it folded in, then PReLU."""
         weight, bias = self.folded(f"{key}.conv", f"{key}.adn.N", transposed=transposed)
         convolve = self.transposed_convolution if transposed else self.convolution
-        return self.activation(self.prelu(convolve(x, weight, bias, stride), self.weights[f"{key}.adn.A.weight"]), key)
+        return self.activation(self.prelu(convolve(x, weight, bias, stride), self.weight(f"{key}.adn.A.weight")), key)
 
     def heads(self, x: Node) -> Node:
         """All heads side by side: features of half the resolution -> one margin per organ.
@@ -174,11 +189,11 @@ class _Graph:
         keys = [f"heads.{entry.name}" for entry in self.model.organs]
         ups = [self.folded(f"{key}.up", f"{key}.norm", transposed=True) for key in keys]
         up, up_bias = np.concatenate([up for up, _ in ups], axis=1), np.concatenate([bias for _, bias in ups])
-        slope = np.concatenate([np.repeat(self.weights[f"{key}.act.weight"], 2) for key in keys])
+        slope = np.concatenate([np.repeat(self.weight(f"{key}.act.weight"), 2) for key in keys])
         last = np.zeros((len(keys), 2 * len(keys), 3, 3, 3), np.float32)
-        last_bias = np.concatenate([np.diff(self.weights[f"{key}.residual.bias"]) for key in keys])
+        last_bias = np.concatenate([np.diff(self.weight(f"{key}.residual.bias")) for key in keys])
         for i, key in enumerate(keys):
-            background, organ = self.weights[f"{key}.residual.weight"]
+            background, organ = self.weight(f"{key}.residual.weight")
             last[i, 2 * i : 2 * i + 2] = organ - background
             last[i, 2 * i : 2 * i + 2, 1, 1, 1] += (-1, 1)
         if not self.half_resolution:
@@ -191,12 +206,16 @@ class _Graph:
         x = self.convolution(self.activation(self.prelu(x, slope), "heads"), _by_phase(last), last_bias, 1)
         return self.op.depth_to_space(x, "depth_first", 2)
 
+    def weight(self, key: str) -> Array:
+        self.used.add(key)
+        return self.weights[key]
+
     def folded(self, convolution: str, norm: str, *, transposed: bool) -> tuple[Array, Array]:
         """Weight and bias of a convolution and the BatchNorm after it as one."""
-        w = self.weights
-        scale = w[f"{norm}.weight"] / np.sqrt(w[f"{norm}.running_var"] + _EPSILON)
-        bias = (w[f"{convolution}.bias"] - w[f"{norm}.running_mean"]) * scale + w[f"{norm}.bias"]
-        return w[f"{convolution}.weight"] * scale.reshape((1, -1, 1, 1, 1) if transposed else (-1, 1, 1, 1, 1)), bias
+        w = self.weight
+        scale = w(f"{norm}.weight") / np.sqrt(w(f"{norm}.running_var") + _EPSILON)
+        bias = (w(f"{convolution}.bias") - w(f"{norm}.running_mean")) * scale + w(f"{norm}.bias")
+        return w(f"{convolution}.weight") * scale.reshape((1, -1, 1, 1, 1) if transposed else (-1, 1, 1, 1, 1)), bias
 
     def convolution(self, x: Node, weight: Array, bias: Array, stride: int) -> Node:
         pads = [weight.shape[2] // 2] * 3

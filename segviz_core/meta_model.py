@@ -78,6 +78,8 @@ class Quantization:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ranges", {name: tuple(ends) for name, ends in self.ranges.items()})
+        if not isinstance(self.cases, int) or self.cases < 1:
+            raise InputError(f"int8 cases: expected a whole number from 1, found {self.cases}.")
         for name, ends in self.ranges.items():
             if len(ends) != 2 or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
                 raise InputError(f"int8 range {name}: expected two finite rising numbers, found {ends}.")
@@ -184,7 +186,7 @@ class MetaModel:
                 header["provenance"],
                 Quantization(**header["quantization"]) if "quantization" in header else None,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} has a header that this SegViz cannot use ({error}).") from error
         except InputError as error:
             raise InputError(f"{path}: {error.message}", hint=error.hint) from error

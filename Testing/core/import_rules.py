@@ -154,9 +154,11 @@ FLOWER = {
 
 TESTS_THAT_NEED_TORCH = {
     "test_command_line.py",
+    "test_deployment_torch.py",
     "test_dashboard_page.py",
     "test_federation_commands.py",
     "test_federation_guard.py",
     "test_must_not.py",
+    "test_quantization.py",
 }
 """Test files, beyond those of the modules in TORCH and FLOWER, that the torch-free job cannot run."""

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from segviz_core.contract import DataContract
 from segviz_core.errors import InputError
 from segviz_core.labels import ORGANS
-from segviz_core.meta_model import MetaModel, OrganEntry
-from segviz_core.model_header import FORMAT, METADATA_KEY, file_hash, read_header
+from segviz_core.meta_model import MetaModel, OrganEntry, Quantization, activations
+from segviz_core.model_header import FORMAT, METADATA_KEY, QUANTIZED_FORMAT, file_hash, read_header
 
 NETWORK = {"channels": [4, 8, 16], "strides": [2, 2], "num_res_units": 1}
 TUMOUR = OrganEntry("tumour", 7, "Liver tumour", (200, 0, 0), "SCT^108369006^Neoplasm", "tumours", 1.5, 0.4)
@@ -245,3 +245,50 @@ def test_a_failed_save_leaves_the_old_file(saved, tmp_path):
         model.save(saved)
     assert saved.read_bytes() == before
     assert list(tmp_path.iterdir()) == [saved]
+
+
+def a_quantized_model(dice=1.0):
+    model = a_model()
+    ranges = dict.fromkeys(activations(model.weights), (-4.0, 5.0))
+    return replace(model, quantization=Quantization(ranges, {"liver": dice, "tumour": 1.0}, 4))
+
+
+def test_int8_ranges_come_back_under_a_format_of_their_own(tmp_path, saved):
+    path = tmp_path / "quantized.safetensors"
+    a_quantized_model().save(path)
+    loaded = MetaModel.load(path)
+    assert loaded.quantization == a_quantized_model().quantization
+    assert loaded.quantization.accepted
+    assert loaded.hash == file_hash(path)
+    assert read_header(path)["format"] == QUANTIZED_FORMAT
+    assert read_header(saved)["format"] == FORMAT
+    assert MetaModel.load(saved).quantization is None
+
+
+def test_int8_is_accepted_only_when_every_organ_keeps_its_dice():
+    assert a_quantized_model(0.99).quantization.accepted
+    assert not a_quantized_model(0.9899).quantization.accepted
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"ranges": {}}, r"int8 ranges: expected one each for 1 names, found 0; heads is missing"),
+        ({"ranges": {"heads": [0, 1], "tail": [0, 1]}}, "tail is unknown"),
+        ({"ranges": {"heads": [0, float("inf")]}}, "range heads: expected two finite rising numbers"),
+        ({"ranges": {"heads": [1, 1]}}, "range heads: expected two finite rising numbers"),
+        ({"ranges": {"heads": [0]}}, "range heads: expected two finite rising numbers"),
+        ({"ranges": {"heads": 3}}, "header that this SegViz cannot use"),
+        ({"ranges": [1, 2]}, "header that this SegViz cannot use"),
+        ({"dice": {"liver": 1.0}}, "int8 Dice: expected one each for 2 names, found 1; tumour is missing"),
+        ({"dice": {"liver": 1.0, "tumour": float("nan")}}, "int8 Dice of tumour: expected a number from 0 to 1"),
+        ({"cases": 0}, "int8 cases: expected a whole number from 1"),
+        ({"more": 1}, "header that this SegViz cannot use"),
+    ],
+)
+def test_int8_ranges_that_cannot_be_right_are_refused(tmp_path, changes, words):
+    path = tmp_path / "quantized.safetensors"
+    a_quantized_model().save(path)
+    edited(path, quantization=read_header(path)["quantization"] | changes)
+    with pytest.raises(InputError, match=words):
+        MetaModel.load(path)

@@ -1,0 +1,49 @@
+"""The OpenVINO graph gives the numbers of the torch network that was trained."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from untrained_model import untrained_model
+
+from segviz_core.deployment import deploy
+from segviz_core.labels import ORGANS
+from segviz_core.meta_model import activations
+from segviz_core.network import NetworkConfig
+from segviz_core.torch_inference import OnePass, load_network
+
+
+@st.composite
+def models(draw):
+    levels = draw(st.integers(2, 4))
+    return untrained_model(
+        channels=tuple(draw(st.lists(st.integers(1, 6), min_size=levels, max_size=levels))),
+        strides=(2, *draw(st.lists(st.sampled_from([1, 2]), min_size=levels - 2, max_size=levels - 2))),
+        num_res_units=draw(st.integers(1, 3)),
+        organs=draw(st.lists(st.sampled_from(sorted(ORGANS)), min_size=1, max_size=4, unique=True)),
+        seed=draw(st.integers(0, 999)),
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(model=models(), sizes=st.tuples(*[st.integers(1, 3)] * 3))
+def test_margins_are_those_of_torch(model, sizes):
+    voxels = np.random.default_rng(0).random([8 * size for size in sizes], np.float32)
+    expected = OnePass(model, device="cpu").margins(voxels)
+    np.testing.assert_allclose(deploy(model, precision="fp32").margins(voxels), expected, atol=1e-4)
+
+
+def test_the_published_network_gives_the_margins_of_torch():
+    config = NetworkConfig()
+    model = untrained_model(config.channels, config.strides, config.num_res_units, tuple(ORGANS))
+    voxels = np.random.default_rng(0).random((32, 16, 16), np.float32)
+    expected = OnePass(model, device="cpu").margins(voxels)
+    np.testing.assert_allclose(deploy(model, precision="fp32").margins(voxels), expected, atol=1e-4)
+
+
+def test_every_rounded_activation_is_found_among_the_weights_keys():
+    model = untrained_model((4, 6, 8), (2, 1), 2)
+    network = load_network(model)
+    units = sum(type(module).__name__ == "PReLU" for module in network.representation.modules())
+    residual_units = [m for m in network.representation.modules() if type(m).__name__ == "ResidualUnit"]
+    shortcuts = sum(type(m.residual).__name__ == "Conv3d" for m in residual_units)
+    assert len(activations(model.weights)) == units + len(residual_units) + shortcuts + 1
