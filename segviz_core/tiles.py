@@ -17,8 +17,8 @@ BYTES_PER_VOXEL, BYTES_PER_HEAD = 40.0, 16.0
 OpenVINO and 4 heads: fp32 89, bf16 85."""
 
 OVERLAP = 48
-"""Voxels that a tile sees beyond its own on either side. The published network reaches 122 voxels far in theory; what
-lies 48 away changes margins by less than bf16's rounding."""
+"""Voxels that a tile sees beyond its own on either side. Of 5.2 M voxels of a phantom in 4 tiles this many got another
+label than in one pass: 6,464 with 16, 524 with 32, 39 with 48, 2 with 64; bf16 instead of fp32 changed 5,345."""
 
 
 def tiles(region: Box, multiple: int, *, heads: int, memory_mb: float, held_mb: float) -> list[tuple[Box, Box]]:
