@@ -54,8 +54,9 @@ def test_module_with_flower_brings_in_no_torch(module: str) -> None:
         ({"torch", "monai"}, TORCH),
         ({"flwr"}, FLOWER),
         ({"nibabel", "SimpleITK"}, WITHOUT_TORCH | TORCH),
+        ({"openvino", "nncf"}, {"deployment", "quantization"}),
     ],
-    ids=["slicer", "torch", "flower", "image-files"],
+    ids=["slicer", "torch", "flower", "image-files", "openvino"],
 )
 def test_package_is_imported_only_where_the_table_allows(packages: set[str], allowed: set[str]) -> None:
     """Reads the source, so that an import inside a function counts too."""
