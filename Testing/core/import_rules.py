@@ -159,6 +159,7 @@ TESTS_THAT_NEED_TORCH = {
     "test_federation_commands.py",
     "test_federation_guard.py",
     "test_must_not.py",
+    "test_privacy.py",
     "test_quantization.py",
 }
 """Test files, beyond those of the modules in TORCH and FLOWER, that the torch-free job cannot run."""

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -16,14 +17,23 @@ OBLIQUE = np.array([[0.96, -0.28, 0.0], [0.224, 0.768, -0.6], [0.168, 0.576, 0.8
 
 
 def write_series(
-    folder: Path, voxels: np.ndarray, *, directions=AXIAL, step=(0.0, 0.0, 2.5), series=1, modality="CT", skip=()
+    folder: Path,
+    voxels: np.ndarray,
+    *,
+    directions=AXIAL,
+    step=(0.0, 0.0, 2.5),
+    spacing=(0.75, 0.9),
+    series=1,
+    modality="CT",
+    skip=(),
+    tags=MappingProxyType({}),
 ) -> np.ndarray:
     """Write `voxels` (I, J, K) slice by slice under shuffled names; `step` is in the series' own axes (mm).
 
     Returns the RAS affine that a reader should find.
     """
     folder.mkdir(exist_ok=True)
-    origin, spacing = np.array([-150.0, -130.5, 77.25]), (0.75, 0.9)
+    origin = np.array([-150.0, -130.5, 77.25])
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     names = random.Random(series).sample(range(1000), voxels.shape[2])
@@ -33,7 +43,7 @@ def write_series(
         image = sitk.GetImageFromArray(voxels[:, :, k].T[None])
         image.SetSpacing((*spacing, 1.0))
         position = origin + k * directions @ step
-        tags = {
+        slice_tags = {
             "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
             "0008|0018": f"1.2.826.0.1.{series}.{k + 1}",
             "0008|0060": modality,
@@ -46,7 +56,7 @@ def write_series(
             "0028|1052": "-1024",
             "0028|1053": "1",
         }
-        for key, value in tags.items():
+        for key, value in (slice_tags | dict(tags)).items():
             image.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{series}_{names[k]:03d}.dcm"))
         writer.Execute(image)

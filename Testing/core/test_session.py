@@ -1,15 +1,19 @@
 """A site's side of a study, with torch, in one process."""
 
+import shutil
+
 import numpy as np
 import pytest
 from toy_cases import toy_settings, toy_site
 
+from segviz_core.atomic import write_json
 from segviz_core.errors import Cancelled, InputError
 from segviz_core.experiments.runner import run_study
 from segviz_core.federation.export import meta_model_of
 from segviz_core.federation.packets import Packet
 from segviz_core.federation.session import SiteSession
 from segviz_core.federation.study import Study
+from segviz_core.federation.transport import compact
 from segviz_core.federation.weights import create_study
 from segviz_core.meta_model import MetaModel
 
@@ -32,6 +36,25 @@ def run(folder, **values) -> tuple[Study, dict]:
     return study, sites
 
 
+@pytest.fixture(scope="module")
+def finished_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    run(folder)
+    return folder
+
+
+@pytest.fixture
+def finished(finished_folder, tmp_path):
+    """A copy of a finished study, opened anew with other settings for what comes after its end."""
+
+    def copy(**values) -> tuple[Study, dict]:
+        shutil.copytree(finished_folder, tmp_path, dirs_exist_ok=True)
+        write_json(tmp_path / "study" / "study.json", toy_settings(**values).to_dict())
+        return Study(tmp_path / "study"), sessions(tmp_path, toy_settings(**values))
+
+    return copy
+
+
 def equal(a: Study, b: Study) -> bool:
     same = all(np.array_equal(a.state.representation[k], b.state.representation[k]) for k in a.state.representation)
     return same and all(
@@ -49,15 +72,15 @@ def test_federation_in_one_process_ends_in_a_meta_model_file(tmp_path, mode):
     assert [site["cases"] for site in model.provenance["sites"]] == [{"liver": 3}, {"spleen": 3}, {"kidneys": 3}]
 
 
-def test_every_site_ends_up_with_the_coordinators_meta_model(tmp_path):
-    study, sites = run(tmp_path)
+def test_every_site_ends_up_with_the_coordinators_meta_model(finished):
+    study, sites = finished()
     model = meta_model_of(study.state, study.settings)
     for site in sites.values():
         assert MetaModel.load(site.work / "meta_model.safetensors").hash == model.hash
 
 
-def test_delivered_file_that_is_no_model_is_refused_and_the_old_one_stays(tmp_path):
-    _, sites = run(tmp_path)
+def test_delivered_file_that_is_no_model_is_refused_and_the_old_one_stays(finished):
+    _, sites = finished()
     file = sites["1"].work / "meta_model.safetensors"
     before = file.read_bytes()
     request = Packet(
@@ -102,8 +125,8 @@ def test_foreign_heads_stay_as_the_server_sent_them(tmp_path):
         assert not any(p.requires_grad for p in network.head(organ).parameters())
 
 
-def test_order_in_which_heads_arrive_does_not_change_the_result(tmp_path):
-    study, sites = run(tmp_path)
+def test_order_in_which_heads_arrive_does_not_change_the_result(finished, tmp_path):
+    study, sites = finished()
     heads = {f"head/{organ}": head for organ, head in study.state.heads.items()}
     settings = {"stage": "train", "round": 50, "mode": "segviz+", "first_step": 0, "steps": 2, "total_steps": 2}
     settings |= {"learning_rate": 0.01, "foreign_weight": 0.5, "foreign_ramp": 0.0, "proximal": 0.0}
@@ -117,8 +140,8 @@ def test_order_in_which_heads_arrive_does_not_change_the_result(tmp_path):
     assert all(np.array_equal(updates[0][key], updates[1][key]) for key in updates[0])
 
 
-def test_soft_maps_are_zero_inside_the_sites_own_organ(tmp_path):
-    _, sites = run(tmp_path)
+def test_soft_maps_are_zero_inside_the_sites_own_organ(finished):
+    _, sites = finished()
     for case in sites["2"].site.training_cases:
         assert set(case.targets) == {"liver", "kidneys"}
         for target in case.targets.values():
@@ -136,8 +159,8 @@ def test_soft_maps_survive_a_restart_of_the_site(tmp_path):
     assert isinstance(again["spleen"], np.memmap)
 
 
-def test_experts_are_not_kept_at_the_other_sites(tmp_path):
-    _, sites = run(tmp_path)
+def test_experts_are_not_kept_at_the_other_sites(finished):
+    _, sites = finished()
     for site in sites.values():
         names = [path.name for path in site.work.rglob("*") if path.is_file()]
         assert not [name for name in names if "expert" in name]
@@ -197,3 +220,106 @@ def test_site_with_two_organs_trains_both_heads(tmp_path):
     run_study(study, {node: site.handle for node, site in sites.items()})
     assert set(study.state.heads) == {"liver", "spleen", "kidneys"}
     assert set(sites["1"].site.training_cases[0].targets) == {"kidneys"}
+
+
+def test_request_that_comes_twice_is_answered_from_memory(tmp_path):
+    settings = toy_settings()
+    create_study(tmp_path / "study", settings)
+    session = sessions(tmp_path, settings)["1"]
+    request = dict(Study(tmp_path / "study").requests(["1"]))["1"]
+    reply = session.handle(request)
+    other_news = Packet({**request.settings, "online": 9}, request.arrays)
+    assert session.handle(other_news) is reply
+    assert session.handle(Packet({**request.settings, "round": 2}, request.arrays)) is not reply
+
+
+def test_request_that_does_not_fit_this_sites_network_is_refused_before_it_is_used(tmp_path):
+    session = sessions(tmp_path, toy_settings())["1"]
+    request = Packet({"stage": "declare", "round": 1, "mode": "segviz+"}, {"representation": {"w": np.ones(1)}})
+    with pytest.raises(InputError, match=r"representation: expected \d+ keys, found 1"):
+        session.handle(request)
+    assert not list(session.work.iterdir())
+
+
+def test_half_precision_rounds_what_travels_and_nothing_else(tmp_path):
+    """The same round with both transports, from weights that fp16 holds exactly: the reply is the rounded reply."""
+    settings = toy_settings()
+    create_study(tmp_path / "study", settings)
+    study = Study(tmp_path / "study")
+    theta = {
+        key: array.astype(np.float16).astype(np.float32) if array.dtype == np.float32 else array
+        for key, array in study.initial.items()
+    }
+    values = {"stage": "train", "round": 2, "mode": "segviz-fedavg", "first_step": 0, "steps": 2, "total_steps": 2}
+    values |= {"learning_rate": 0.01, "foreign_weight": 0.0, "foreign_ramp": 0.0, "proximal": 0.0}
+    full = Packet(values, {"representation": theta})
+    half = compact(Packet({**values, "transport": "fp16"}, full.arrays), norm=study.template.norm)
+    assert half.nbytes < 0.6 * full.nbytes
+    exact, rounded = (
+        SiteSession(settings.for_site("north"), toy_site("liver"), tmp_path / name).handle(request).arrays
+        for name, request in (("full", full), ("half", half))
+    )
+    for group, arrays in exact.items():
+        for key, array in arrays.items():
+            small = group == "update" and key not in study.template.norm
+            assert rounded[group][key].dtype == (np.float16 if small else array.dtype)
+            np.testing.assert_array_equal(
+                rounded[group][key], array.astype(np.float16) if small else array, err_msg=key
+            )
+
+
+def test_new_organ_gets_a_head_on_the_frozen_representation_with_nobody_else_online(finished, tmp_path):
+    study, _ = finished(new_head_steps=3)
+    theta = {key: array.copy() for key, array in study.state.representation.items()}
+    old = {organ: {key: array.copy() for key, array in head.items()} for organ, head in study.state.heads.items()}
+    late = SiteSession(study.settings.for_site("east"), toy_site("pancreas", cases=3), tmp_path / "sites" / "east")
+    run_study(study, {"4": late.handle})
+    for key, array in theta.items():
+        np.testing.assert_array_equal(study.state.representation[key], array, err_msg=key)
+    for organ, head in old.items():
+        for key, array in head.items():
+            np.testing.assert_array_equal(study.state.heads[organ][key], array, err_msg=f"{organ} {key}")
+    model = MetaModel.load(late.work / "meta_model.safetensors")
+    assert [organ.name for organ in model.organs] == ["liver", "spleen", "kidneys", "pancreas"]
+
+
+def test_joint_rounds_for_a_newcomer_distil_the_last_model_at_every_site_that_is_online(finished, tmp_path):
+    study, sites = finished(newcomer_rounds=1, new_head_steps=2)
+    spleen = {key: array.copy() for key, array in study.state.heads["spleen"].items()}
+    late = SiteSession(study.settings.for_site("east"), toy_site("pancreas"), tmp_path / "sites" / "east")
+    run_study(study, {"1": sites["1"].handle, "4": late.handle})
+    assert set(late.site.training_cases[0].targets) == {"liver", "spleen", "kidneys"}
+    assert set(sites["1"].site.training_cases[0].targets) == {"spleen", "kidneys", "pancreas"}
+    for key, array in spleen.items():  # its owner was away
+        np.testing.assert_array_equal(study.state.heads["spleen"][key], array, err_msg=key)
+
+
+def test_organ_of_two_sites_with_masks_in_some_cases_only(tmp_path):
+    """The first case shows both organs, the second one of them, and the other site owns one of them too."""
+    settings = toy_settings()
+    create_study(tmp_path / "study", settings)
+    study, both = Study(tmp_path / "study"), toy_site("liver", "spleen", cases=2)
+    del both.training_cases[1].masks["spleen"]
+    sites = {
+        "1": SiteSession(settings.for_site("north"), both, tmp_path / "n"),
+        "2": SiteSession(settings.for_site("south"), toy_site("liver", "kidneys"), tmp_path / "s"),
+    }
+    run_study(study, {node: site.handle for node, site in sites.items()})
+    assert set(study.state.heads) == {"liver", "spleen", "kidneys"}
+    assert [member.cases for member in study.state.members.values()] == [
+        {"liver": 2, "spleen": 1},
+        {"liver": 3, "kidneys": 3},
+    ]
+    assert all(set(case.targets) == {"kidneys"} for case in both.training_cases)
+
+
+def test_phase_2_that_begins_anew_uses_nothing_of_the_first_one(finished, tmp_path):
+    """After a site was erased: the same weights as if the first phase 2 had never been."""
+    study, sites = finished()
+    heads = {f"head/{organ}": head for organ, head in study.state.heads.items()}
+    settings = {"stage": "train", "round": 50, "mode": "segviz+", "first_step": 0, "steps": 2, "total_steps": 2}
+    settings |= {"learning_rate": 0.01, "foreign_weight": 0.5, "foreign_ramp": 0.0, "proximal": 0.0}
+    request = Packet(settings, {"representation": study.state.representation, **heads})
+    fresh = SiteSession(toy_settings().for_site("north"), sites["1"].site, tmp_path / "fresh")
+    updates = [session.handle(request).arrays["update"] for session in (sites["1"], fresh)]
+    assert all(np.array_equal(updates[0][key], updates[1][key]) for key in updates[0])
