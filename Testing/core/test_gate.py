@@ -13,6 +13,7 @@ import flwr.supercore.retry.http_retry as http_retry
 import flwr.supernode.node_auth_http_interceptor as signing
 import flwr.supernode.runtime.run_clientapp as runtime
 import flwr.supernode.start_client_internal as node
+import httpx
 import pytest
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import TaskType
@@ -22,7 +23,7 @@ from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExec
 from flwr.supercore.superexec.plugin import AutoExecPlugin
 
 from segviz_core.federation import clock, gate
-from segviz_core.federation.flower_process import PROGRAMS, command
+from segviz_core.federation.flower_process import PROGRAMS, command, retry_broken_handshakes
 from segviz_core.federation.kit import FLWR_VERSION
 
 WHAT_TO_DO = (
@@ -64,6 +65,34 @@ def test_the_node_sleeps_through_its_own_time_module() -> None:
 def test_retries_are_bounded_by_the_name_that_the_node_process_changes() -> None:
     source = inspect.getsource(http_retry.make_simple_http_retry_invoker)
     assert "exponential(max_delay=MAX_RETRY_DELAY)" in source, WHAT_TO_DO
+
+
+def test_every_error_that_names_ssl_is_the_last_one_for_the_node() -> None:
+    source = inspect.getsource(http_retry.make_simple_http_retry_invoker)
+    assert '("certificate", "ssl", "tls")' in source, WHAT_TO_DO
+
+
+@pytest.mark.parametrize(
+    "said, passed_on",
+    [
+        ("[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in violation of protocol (_ssl.c:1006)", False),
+        ("_ssl.c:989: The handshake operation timed out", False),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed (_ssl.c:1006)", True),
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)", True),
+        ("[Errno 111] Connection refused", True),
+    ],
+)
+def test_line_that_breaks_in_the_handshake_is_tried_again(
+    said: str, passed_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> httpx.Response:
+        raise httpx.ConnectError(said)
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", fail)
+    retry_broken_handshakes()
+    with pytest.raises(httpx.ConnectError) as caught, httpx.Client() as client:
+        client.get("https://127.0.0.1:1/")
+    assert str(caught.value) == (said if passed_on else "The line broke while the connection was made.")
 
 
 def test_signatures_are_dated_and_judged_by_the_names_that_the_node_process_and_the_clock_rely_on() -> None:

@@ -75,7 +75,31 @@ def _supernode() -> None:
     node.time = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, _LONGEST_SLEEP_S)))
     retry.MAX_RETRY_DELAY = _LONGEST_RETRY_S
     signing.now = lambda: now() - timedelta(seconds=TOLERATED_S)
+    retry_broken_handshakes()
     flower_supernode()
+    os._exit(1)  # it has given up; its own little server would keep the process alive for ever
+
+
+def retry_broken_handshakes() -> None:
+    """Let Flower try again where a line breaks while TLS begins.
+
+    It gives up for good at any error that names SSL; but a gateway, tunnel or load balancer whose other end restarts
+    accepts and hangs up, and that has nothing to do with certificates.
+    """
+    import httpx
+
+    handle = httpx.HTTPTransport.handle_request
+
+    def handle_request(self: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        try:
+            return handle(self, request)
+        except httpx.TransportError as error:
+            text = str(error).lower()
+            if "ssl" not in text or "certificate" in text or "wrong_version" in text:
+                raise
+            raise type(error)("The line broke while the connection was made.", request=request) from error
+
+    httpx.HTTPTransport.handle_request = handle_request  # type: ignore[method-assign]
 
 
 def _server_superexec() -> None:

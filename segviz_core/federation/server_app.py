@@ -25,7 +25,7 @@ def main(grid: Grid, context: Context) -> None:
 
     A run that an earlier coordinator left behind carries another session word and does nothing.
     """
-    logging.getLogger("segviz_core").setLevel(logging.INFO)
+    _log_to_standard_error()
     folder, session = Path(str(context.run_config["study"])), str(context.run_config["session"])
     if json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["session"] != session:
         return
@@ -42,3 +42,11 @@ def main(grid: Grid, context: Context) -> None:
 def _publish(folder: Path, study: Study, values: dict[str, Any]) -> None:
     where: dict[str, Any] = {"round": study.number, "rounds": len(study.rounds), "stage": study.stage}
     write_status(folder, **(where | values))
+
+
+def _log_to_standard_error() -> None:
+    """One line per round, and per reply that is not used or asked for again: Flower shows its own log only."""
+    logger, handler = logging.getLogger("segviz_core"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)

@@ -1,0 +1,1 @@
+"""`make faults`: every fault of the matrix on real processes with toy updates, so that final weights are known."""
