@@ -100,6 +100,12 @@ def test_torch_and_the_deployed_network_label_alike(model):
     assert (by_torch > 0).sum() > 1000
 
 
+def test_three_runs_of_the_deployed_network_give_identical_labels(model):
+    first, *others = (segment(model, random_ct(), device="cpu").labels for _ in range(3))
+    assert first.any()
+    assert all(np.array_equal(first, other) for other in others)
+
+
 def test_weights_that_do_not_fit_the_network_settings_are_refused(model):
     with pytest.raises(InputError, match=r"weights do not fit its network settings: .*size mismatch"):
         load_network(replace(model, network={"channels": [8, 8, 16], "strides": [2, 2], "num_res_units": 1}))
