@@ -94,10 +94,9 @@ class AdvancedPanel:
 
     def _showPackages(self) -> None:
         ui, dependencies = self.window.ui, self.window.dependencies
-        missing = dependencies.missingSegment()
-        text = _("missing: {names} ({size})").format(names=", ".join(missing), size=SIZES["segment"])
-        ui.segmentPackagesLabel.setText(text if missing else _("installed"))
-        missing = dependencies.missingFederation()
-        text = _("missing: {names} (PyTorch: {torch}, Flower: {flwr})")
-        text = text.format(names=", ".join(missing), torch=SIZES["torch"], flwr=SIZES["flwr"])
-        ui.federationPackagesLabel.setText(text if missing else _("installed"))
+        for label, missing, size in (
+            (ui.segmentPackagesLabel, dependencies.missingSegment(), SIZES["segment"]),
+            (ui.federationPackagesLabel, dependencies.missingFederation(), SIZES["federation"]),
+        ):
+            label.setText(_("not complete ({size})").format(size=size) if missing else _("installed"))
+            label.toolTip = _("Missing: {names}").format(names=", ".join(missing)) if missing else ""

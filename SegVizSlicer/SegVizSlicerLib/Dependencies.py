@@ -31,7 +31,7 @@ OPENVINO_INTEL_MAC = "2025.4.1"
 """The last release with a package for Intel Macs, which Slicer for macOS is made for. It asks for numpy < 2.4 and runs
 with Slicer's 2.4.6 all the same (tried on Linux): hence its folder of its own, without dependencies."""
 
-SIZES = {"segment": _("about 180 MB"), "torch": _("1 GB or more"), "flwr": _("275 MB")}
+SIZES = {"segment": _("180 MB"), "federation": _("over 1 GB"), "flwr": _("275 MB")}
 
 
 class Dependencies:
@@ -120,7 +120,7 @@ class Dependencies:
             )
 
     def _installOpenvino(self) -> None:
-        question = _("Segmenting needs OpenVINO {version} ({size}). Install it into {folder}?")
+        question = _("Segmenting needs OpenVINO {version} (about {size}). Install it into {folder}?")
         size = SIZES["segment"]
         if not self._ask(question.format(version=OPENVINO_INTEL_MAC, size=size, folder=self.openvinoFolder)):
             raise RuntimeError(_("OpenVINO was not installed: segmenting needs it."))

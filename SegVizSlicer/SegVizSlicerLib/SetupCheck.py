@@ -65,14 +65,15 @@ def _coreVersion() -> str:
 
 
 def _segmenting(missing: list[str]) -> str:
-    text = _("Apply will ask to install {names} ({size})")
+    text = _("Apply asks for {names} ({size})")
     return text.format(names=", ".join(missing), size=SIZES["segment"]) if missing else _("ready")
 
 
 def _federation(missing: list[str]) -> str:
     if sys.platform == "darwin":
         return _("not possible in Slicer for macOS: Flower has no packages for Intel Macs")
-    return _("Join will ask to install {names}").format(names=", ".join(missing)) if missing else _("ready")
+    text = _("Join asks for {names} ({size})")
+    return text.format(names=", ".join(missing), size=SIZES["federation"]) if missing else _("ready")
 
 
 def _memory() -> str:

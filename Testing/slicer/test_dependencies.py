@@ -181,8 +181,8 @@ def test_check_setup_has_a_line_for_each_thing(user_folder, monkeypatch):
     monkeypatch.setattr(type(slicer.app), "minorVersion", property(lambda self: 10))
     monkeypatch.setattr(type(slicer.app), "temporaryPath", property(lambda self: "/proc/nowhere"))
     rows = dict(checkSetup(window))
-    assert rows["Segmenting"] == "Apply will ask to install openvino (about 180 MB)"
-    assert rows["Federation"] == "Join will ask to install torch, Flower 1.41.0"
+    assert rows["Segmenting"] == "Apply asks for openvino (180 MB)"
+    assert rows["Federation"] == "Join asks for torch, Flower 1.41.0 (over 1 GB)"
     assert rows["Slicer"] == "5.12.4 is too old: install Slicer 5.12 or later."
     assert rows["Work path"].startswith("/proc/nowhere cannot be written to: choose another temporary folder")
     monkeypatch.setattr("sys.platform", "darwin")

@@ -125,9 +125,8 @@ def test_join_rounds_leave_and_join_again(study, tmp_path, user_folder, monkeypa
     follow_until(lambda: not federation.logic.busy, 180)
     assert federation.joined(), f"{ui.federationStatus.text}\n{log()}"
     assert ui.joinButton.text == "Leave"
-    follow_until(lambda: len(finished_rounds(study)) >= 2, 240)
     ui.applyButton.click()  # segmenting goes on beside it
-    follow_until(lambda: not window.state.busy, 60)
+    follow_until(lambda: not window.state.busy and len(finished_rounds(study)) >= 2, 240)
     assert ui.statusLabel.text == "4 organs found.", log()
     assert federation.joined()
     after_a_crash = FederationLogic(user_folder / "sites")  # what the next Slicer finds
