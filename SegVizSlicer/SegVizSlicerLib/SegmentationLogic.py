@@ -47,6 +47,7 @@ class SegmentationLogic:
     def __init__(self, worker: Worker | None = None) -> None:
         self._worker = worker or warmWorker()
         self._process: Any = None
+        self._folder = Path()
         self._cancelled = False
 
     @property
@@ -75,7 +76,7 @@ class SegmentationLogic:
         if check.problem:
             raise ValueError(check.problem)
         self._cancelled = False
-        folder = makeJobFolder()
+        folder = self._folder = makeJobFolder()
         seconds: dict[str, float] = {}
         reference = _Reference(volume)
 
@@ -117,9 +118,10 @@ class SegmentationLogic:
             self._process.cancel()
 
     def stop(self) -> None:
-        """End the running command and the worker at once."""
+        """End the running command and the worker at once, and leave no CT behind: Slicer may be closing."""
         if self.running:
             self._process.kill()
+            shutil.rmtree(self._folder, ignore_errors=True)
         self._worker.stop()
 
     def segment(self, volume: Any, model: ModelEntry, *, options: Options | None = None, output: Any = None) -> Any:

@@ -82,6 +82,7 @@ class Worker:
         if self._process is not None:
             self._disconnect()
             self._process.kill()
+            shutil.rmtree(self._folder, ignore_errors=True)  # at once: Slicer may be closing
 
     def _connect(self) -> None:
         """Nothing else in Slicer waits for the worker, and here it is waiting already."""

@@ -150,8 +150,8 @@ def test_join_rounds_leave_and_join_again(study, tmp_path, user_folder, monkeypa
     compared = 0
     for row in record:
         theirs = row["sites"].get("liver")
-        if theirs is None or row["round"] not in shown or not theirs["bytes_received"]:
-            continue  # it left in the middle of that round
+        if theirs is None or row["round"] not in shown or row["round"] == after_leaving + 1:
+            continue  # it was away, or left in the middle: what was sent then may never have come
         compared += 1
         mine = shown[row["round"]]
         assert mine.mbSent == pytest.approx(theirs["bytes_received"] / 1e6, rel=0.05)
@@ -164,7 +164,7 @@ def test_join_rounds_leave_and_join_again(study, tmp_path, user_folder, monkeypa
     print(
         f"\nleft within {left:.1f} s; {compared} rounds equal the coordinator's record; GUI at most {cpu * 1e3:.0f} ms"
     )
-    assert compared >= 3
+    assert compared >= 2
     assert ui.historyTable.rowCount == len(shown)
     ui.joinButton.click()
     follow_until(lambda: not federation.joined() and not federation.logic.busy, 60)

@@ -137,6 +137,15 @@ def test_a_job_that_a_dying_worker_had_not_begun_is_done_all_the_same(window, wo
     assert apply(window) == "4 organs found."
 
 
+def test_closing_slicer_in_the_middle_leaves_no_process_and_no_ct(window, jobs):
+    window.ui.inputSelector.setCurrentNode(add_ct((220, 256, 256)))
+    window.ui.applyButton.click()
+    process_events(lambda: window.segment.logic._process.began)
+    window.cleanup()
+    assert list(jobs.iterdir()) == []
+    process_events(lambda: not descendants(str(jobs)), 10)
+
+
 def test_an_installation_ends_the_worker_first(window, worker):
     apply(window)
     window.ui.installSegmentButton.click()
