@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segviz_core.deployment import build_graph
 from segviz_core.errors import InputError
 from segviz_core.inference import segment
 from segviz_core.meta_model import MetaModel, Quantization, activations
+from segviz_core.openvino_graph import build_graph
 from segviz_core.preprocessing import network_grid, prepare_box
 from segviz_core.volumes import read_ct
 

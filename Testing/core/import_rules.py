@@ -98,6 +98,7 @@ WITHOUT_TORCH = {
     "mapped_arrays",
     "meta_model",
     "networks",
+    "openvino_graph",
     "preprocessing",
     "quantization",
     "region",

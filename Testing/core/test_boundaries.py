@@ -54,7 +54,7 @@ def test_module_with_flower_brings_in_no_torch(module: str) -> None:
         ({"torch", "monai"}, TORCH),
         ({"flwr"}, FLOWER),
         ({"nibabel", "SimpleITK"}, WITHOUT_TORCH | TORCH),
-        ({"openvino", "nncf"}, {"deployment", "quantization"}),
+        ({"openvino", "nncf"}, {"openvino_graph", "quantization"}),
     ],
     ids=["slicer", "torch", "flower", "image-files", "openvino"],
 )

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from untrained_model import untrained_model
 
-from segviz_core.deployment import build_graph, deploy
+from segviz_core.deployment import deploy
 from segviz_core.errors import InputError
 from segviz_core.meta_model import Quantization, activations
+from segviz_core.openvino_graph import build_graph
 
 MODEL = untrained_model()
 
