@@ -51,3 +51,11 @@ def test_child_is_heard_among_other_output(capsys: pytest.CaptureFixture[str]) -
     assert journal.heard(line) == {"event": "progress", "done": 1, "total": 2}
     assert journal.heard("INFO: epoch 3") is None
     assert journal.heard('{"event": broken') is None
+
+
+def test_what_was_written_is_never_changed(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    journal.append(path, "join")
+    before = path.read_bytes()
+    journal.append(path, "leave")
+    assert path.read_bytes().startswith(before)

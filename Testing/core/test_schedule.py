@@ -3,7 +3,7 @@
 import pytest
 
 from segviz_core.errors import InputError
-from segviz_core.federation.schedule import schedule
+from segviz_core.federation.schedule import schedule, steps_per_site
 from segviz_core.federation.settings import SiteSettings, StudySettings
 
 
@@ -72,3 +72,30 @@ def test_incomplete_network_is_refused_by_its_names():
 def test_unknown_mode_is_refused():
     with pytest.raises(InputError, match="expected one of segviz\\+, segviz-fedavg, segviz-fedbn, found 'fedprox'"):
         StudySettings("s", mode="fedprox")
+
+
+def test_heads_can_be_taken_at_the_end_only_where_no_site_needs_them_before():
+    assert stages(mode="segviz-fedbn", rounds=1, heads_at_end=True) == [
+        "declare", "train", "heads", "evaluate", "deliver",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"segviz\+ trains with the heads of all sites .* Choose the mode"):
+        StudySettings("s", heads_at_end=True)
+
+
+def test_round_numbers_never_go_back_when_the_plan_is_amended():
+    settings = StudySettings("s", local_chunks=1, rounds=2, newcomer_rounds=1)
+    plan = [r.stage for r in schedule(settings)]
+    assert plan == ["declare", "train-local", "expert", "label", "train", "train", "tune", "evaluate", "deliver"]
+    again = [r.stage for r in schedule(settings, [(5, "phase 2")])]
+    assert again == [*plan[:5], *plan[3:]]
+    late = [r.stage for r in schedule(settings, [(9, "newcomers")])]
+    assert late == [*plan, "declare", "train-head", "train", "tune", "evaluate", "deliver"]
+    assert [r.stage for r in schedule(settings, [(9, "newcomers"), (10, "end")])] == [*plan, "declare"]
+
+
+def test_steps_behind_the_weights_leave_out_what_a_restart_dropped():
+    settings = StudySettings("s", local_steps=100, local_chunks=1, rounds=2, steps_per_round=10)
+    assert steps_per_site(settings, [], 9) == 100 + 20
+    assert steps_per_site(settings, [(5, "phase 2")], 5) == 100 + 10
+    assert steps_per_site(settings, [(5, "phase 2")], 7) == 100 + 10
+    assert steps_per_site(settings, [(5, "everything")], 7) == 100

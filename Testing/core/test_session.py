@@ -323,3 +323,17 @@ def test_phase_2_that_begins_anew_uses_nothing_of_the_first_one(finished, tmp_pa
     fresh = SiteSession(toy_settings().for_site("north"), sites["1"].site, tmp_path / "fresh")
     updates = [session.handle(request).arrays["update"] for session in (sites["1"], fresh)]
     assert all(np.array_equal(updates[0][key], updates[1][key]) for key in updates[0])
+
+
+def test_heads_that_leave_once_at_the_end_are_the_same_as_those_of_every_round(tmp_path):
+    every, once = (run(tmp_path / str(end), mode="segviz-fedavg", heads_at_end=end)[0] for end in (False, True))
+    assert equal(every, once)
+    assert [r.stage for r in once.rounds] == ["declare", "train", "train", "heads", "evaluate", "deliver"]
+    assert all(row["sites"]["north"]["bytes_received"] for row in once.history()[1:4])
+    again = sessions(tmp_path / "True", toy_settings())["1"]  # the site was started anew meanwhile
+    request = Packet({"stage": "heads", "round": 4, "mode": "segviz-fedavg"})
+    assert equal_heads(again.handle(request).heads()["liver"], once.state.heads["liver"])
+
+
+def equal_heads(a: dict, b: dict) -> bool:
+    return set(a) == set(b) and all(np.array_equal(a[key], b[key]) for key in a)

@@ -92,6 +92,7 @@ def test_site_goes_online_and_leaves(kit: Path, tmp_path: Path) -> None:
     consent = json.loads((folder / CONSENT_FILE).read_text())
     assert consent["ca_fingerprint"] == certificates.fingerprint(read_kit(kit).certificate)
     assert {"date", "host", "user", "study", "site", "text"} <= set(consent)
+    assert site.status(folder)["certificate_days_left"] > 700
     site.leave(folder)
     assert [row["event"] for row in journal.read(folder / AUDIT_FILE)] == ["consent", "join", "leave"]
 

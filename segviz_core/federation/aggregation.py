@@ -50,6 +50,7 @@ def aggregate(
     """Change `state` by the accepted replies of one `stage`."""
     steps: dict[str, Callable[[], None]] = {
         "expert": lambda: _start_from_experts(replies, state, template),
+        "heads": lambda: _take_heads(replies, state, template),
         "train-head": lambda: _take_new_heads(replies, state, template),
         "train": lambda: _average_round(replies, state, settings, template),
         "tune": lambda: _take_tuned_heads(replies, state, template),
@@ -64,11 +65,16 @@ def _start_from_experts(replies: Replies, state: StudyState, template: Template)
     size = {member.site: member.size for member in state.members.values()}
     best = max(replies.sites, key=lambda site: size[site])
     state.representation = replies.group(best, "representation", list(template.representation))
+    _take_heads(replies, state, template)
+    _set_gates(replies, state)
+
+
+def _take_heads(replies: Replies, state: StudyState, template: Template) -> None:
+    """Of heads that never met, the one of the owner with most cases; never a mean."""
     for organ in _organs(state):
         if owners := replies.owners(organ):
             largest = max(owners, key=lambda site: _cases(state, site, organ))
             state.heads[organ] = replies.group(largest, f"head/{organ}", list(template.head))
-    _set_gates(replies, state)
 
 
 def _set_gates(replies: Replies, state: StudyState) -> None:

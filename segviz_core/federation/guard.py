@@ -102,8 +102,9 @@ def _expected_groups(stage: str, organs: Collection[str], template: Template, re
         groups = {"representation": template.representation, **heads}
     if stage == "train":
         fedbn = request.settings["mode"] == "segviz-fedbn"
-        groups = {"update": template.shared(fedbn=fedbn), "norm": template.own_norm(fedbn=fedbn), **heads}
-    if stage in ("tune", "train-head"):
+        groups = {"update": template.shared(fedbn=fedbn), "norm": template.own_norm(fedbn=fedbn)}
+        groups |= heads if request.settings.get("send_heads", True) else {}
+    if stage in ("tune", "train-head", "heads"):
         groups = heads
     transport = str(request.settings.get("transport", "fp32"))
     return {group: on_the_wire(spec, group, transport=transport, norm=template.norm) for group, spec in groups.items()}

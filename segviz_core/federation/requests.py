@@ -63,7 +63,7 @@ class Requests:
         if stage == "label":
             return self._label(member, news)
         own = dict(self.round.settings)
-        if stage in ("train-local", "expert"):
+        if stage in ("train-local", "expert", "heads"):
             return self._packet(stage, news, own)
         if stage == "deliver":
             blob = meta_model_of(self.state, self.settings).to_bytes()

@@ -60,6 +60,8 @@ def _from_experts_on(settings: StudySettings) -> list[Round]:
         if settings.head_steps:
             rounds.append(_tune(settings, steps=settings.head_steps, calibrate=False))
     rounds += _shared_training(settings, settings.rounds)
+    if settings.heads_at_end:
+        rounds.append(Round("heads", required=True))
     if settings.mode == "segviz+" and settings.tune_steps:
         rounds.append(_tune(settings, steps=settings.tune_steps, calibrate=True))
     return [*rounds, Round("evaluate"), Round("deliver")]
@@ -102,6 +104,7 @@ def _shared_training(settings: StudySettings, number: int) -> list[Round]:
                 "foreign_weight": settings.foreign_weight if settings.mode == "segviz+" else 0.0,
                 "foreign_ramp": settings.foreign_ramp,
                 "proximal": proximal,
+                **({"send_heads": False} if settings.heads_at_end else {}),
             },
         )
         for i in range(number)

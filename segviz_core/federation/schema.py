@@ -17,6 +17,7 @@ DOING: Mapping[str, str] = {
     "train-head": "training the head of a new organ",
     "train": "training together",
     "tune": "tuning its heads",
+    "heads": "sending its heads",
     "evaluate": "evaluating",
     "deliver": "receiving the meta-model",
 }
@@ -89,6 +90,7 @@ REQUEST = Schema(
         "foreign_weight": (float, 0.0, 100.0),
         "foreign_ramp": (float, 0.0, 1.0),
         "proximal": (float, 0.0, 100.0),
+        "send_heads": (bool, 0, 1),
         "calibrate": (bool, 0, 1),
         **NEWS,
     },
@@ -123,7 +125,7 @@ LEAVES: Mapping[str, str] = {
     "representation": "weights of the whole network but its heads, once",
     "update": "change of these weights, every round",
     "norm": "running mean and variance of the norm layers' features",
-    "head/ORGAN": "weights of the head of an organ annotated here",
+    "head/ORGAN": "weights of the head of an organ annotated here; once, where the study takes heads at its end",
 }
 """All that a reply may hold, in words: what a person agrees to."""
 

@@ -20,9 +20,9 @@ from segviz_core.federation.schema import NEWS
 from segviz_core.federation.settings import SiteSettings
 from segviz_core.federation.training_state import TrainingState
 from segviz_core.federation.transport import compact, expand
-from segviz_core.federation.weights import initial_head, load_arrays, template_of, to_arrays
+from segviz_core.federation.weights import initial_head, load_arrays, template_of, to_arrays, update_of
 from segviz_core.meta_model import MetaModel
-from segviz_core.network import NetworkConfig, SegVizNet, norm_keys
+from segviz_core.network import NetworkConfig, SegVizNet
 from segviz_core.training import Distillation, TrainingConfig, TrainingSummary, train
 from segviz_core.tuning import calibrate, tune_heads, validation_dice
 
@@ -63,6 +63,7 @@ class SiteSession:
             "train-head": self._train_head,
             "train": self._train,
             "tune": self._tune,
+            "heads": self._send_heads,
             "evaluate": self._evaluate,
             "deliver": self._deliver,
         }
@@ -172,12 +173,16 @@ class SiteSession:
             on_step=lambda i, n: on_progress("train", i, n),
         )
         self._training.keep_shared(number, network, optimizer)
-        return self._reply(
-            request,
-            arrays=self._update(network, received, fedbn=settings["mode"] == "segviz-fedbn")
-            | _heads(network, self.organs),
-            metrics=self._training_metrics(summary) | self._counts(),
-        )
+        arrays = update_of(network, received, fedbn=settings["mode"] == "segviz-fedbn")
+        if settings.get("send_heads", True):
+            arrays |= _heads(network, self.organs)
+        return self._reply(request, arrays=arrays, metrics=self._training_metrics(summary) | self._counts())
+
+    def _send_heads(self, request: Packet, on_progress: Progress) -> Packet:
+        heads = self._training.own_heads(int(request.settings["round"]))
+        if not heads:
+            raise InputError("This site has not trained any head in this study yet.")
+        return self._reply(request, arrays={f"head/{organ}": head for organ, head in heads.items()})
 
     def _tune(self, request: Packet, on_progress: Progress) -> Packet:
         network = self._assembled(request)
@@ -231,8 +236,11 @@ class SiteSession:
         return network
 
     def _fill(self, network: SegVizNet, request: Packet) -> None:
+        """Put in what was received; heads that the coordinator does not have are kept here or begin at their seed."""
         load_arrays(network.representation, request.arrays["representation"])
         heads = request.heads()
+        if not request.settings.get("send_heads", True):
+            heads = self._training.own_heads(int(request.settings["round"])) | heads
         for organ in network.organs:
             if organ in heads:
                 load_arrays(network.head(organ), heads[organ])
@@ -242,17 +250,6 @@ class SiteSession:
 
     def _all_organs(self, request: Packet) -> tuple[str, ...]:
         return (*self.organs, *sorted(set(request.heads()) - set(self.organs)))  # sorted: sums of floats have an order
-
-    def _update(self, network: SegVizNet, received: Arrays, *, fedbn: bool) -> dict[str, Arrays]:
-        """The difference to what was received, and the values that are not differences (statistics; FEDBN: norms)."""
-        norm = norm_keys(network.representation)
-        buffers = {name for name, _ in network.representation.named_buffers()}
-        after = to_arrays(network.representation)
-        own = {key for key in after if key in buffers or (fedbn and key in norm)}
-        return {
-            "update": {key: after[key] - received[key] for key in after if key not in own},
-            "norm": {key: after[key] for key in own},
-        }
 
     def _counts(self) -> dict[str, float]:
         cases = self.site.training_cases

@@ -29,6 +29,9 @@ class StudySettings:
     `bn_stats` "local" leaves the running statistics of norm layers at their sites, as published; the meta-model holds
     their average either way. `transport` "fp16" halves the bytes of a round (transport.py).
 
+    With `heads_at_end` (`segviz` modes only) heads leave their sites once, after the last round: fewer copies of what
+    can tell most about a site's cases.
+
     `new_head_steps` at `new_head_learning_rate` train the head of an organ that comes late, alone on the frozen
     representation; a study that had finished then goes on for `newcomer_rounds` shared rounds (0: the head is all).
     A site that takes more than `pace` times as long as the median site of a round makes fewer steps in the next one
@@ -56,6 +59,7 @@ class StudySettings:
     bn_stats: str = "average"
     server_momentum: float = 0.0
     transport: str = "fp32"
+    heads_at_end: bool = False
     new_head_steps: int = 1000
     new_head_learning_rate: float = 1e-3
     newcomer_rounds: int = 0
@@ -71,6 +75,11 @@ class StudySettings:
             raise InputError("Expected at least one round and one chunk, and no negative number of steps.")
         if self.bn_stats not in ("average", "local"):
             raise InputError(f"bn_stats: expected average or local, found {self.bn_stats!r}.")
+        if self.heads_at_end and self.mode == "segviz+":
+            raise InputError(
+                "heads_at_end: segviz+ trains with the heads of all sites in every round, found heads_at_end = true.",
+                hint="Choose the mode segviz-fedavg or segviz-fedbn.",
+            )
         if self.transport not in TRANSPORTS:
             raise InputError(f"transport: expected one of {', '.join(TRANSPORTS)}, found {self.transport!r}.")
         if self.new_head_steps < 1 or self.newcomer_rounds < 0:

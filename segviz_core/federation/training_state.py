@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from segviz_core.atomic import replacing
@@ -73,6 +74,19 @@ class TrainingState:
         if earlier := [n for n in saved if n < number]:
             load_training(saved[max(earlier)], network, optimizer, adam_only=True)
         return network, optimizer
+
+    def own_heads(self, number: int) -> dict[str, Arrays]:
+        """The site's heads as they were after the last round before `number`; nothing before the first."""
+        saved = {n: path for n, path in _numbered(self._work, "shared").items() if n < number}
+        if not saved:
+            return {}
+        prefixes = {organ: f"network|heads.{organ}." for organ in self._organs}
+        with safe_open(saved[max(saved)], framework="np") as file:
+            names = list(file.keys())
+            return {
+                organ: {n.removeprefix(prefix): file.get_tensor(n) for n in names if n.startswith(prefix)}
+                for organ, prefix in prefixes.items()
+            }
 
     def keep_shared(self, number: int, network: SegVizNet, optimizer: torch.optim.Optimizer) -> None:
         """Keep phase 2 as it is after round `number`; the round before stays, for this one may be asked again."""

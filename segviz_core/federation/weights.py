@@ -42,6 +42,21 @@ def to_arrays(module: nn.Module) -> Arrays:
     return {key: np.array(value.detach().cpu().numpy(), copy=True) for key, value in module.state_dict().items()}
 
 
+def update_of(network: SegVizNet, received: Arrays, *, fedbn: bool) -> dict[str, Arrays]:
+    """What a round made of the `received` representation: differences, and values where these mean nothing.
+
+    Group "norm" holds the values: running statistics; in FEDBN all of the norm layers.
+    """
+    norm = norm_keys(network.representation)
+    buffers = {name for name, _ in network.representation.named_buffers()}
+    after = to_arrays(network.representation)
+    own = {key for key in after if key in buffers or (fedbn and key in norm)}
+    return {
+        "update": {key: after[key] - received[key] for key in after if key not in own},
+        "norm": {key: after[key] for key in own},
+    }
+
+
 def load_arrays(module: nn.Module, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Put `arrays` into `module`; missing or unknown keys and other shapes raise."""
     module.load_state_dict({key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}, strict=True)
