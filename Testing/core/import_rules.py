@@ -154,6 +154,7 @@ FLOWER = {
 """Flower, or processes of it, never torch: the two share no process."""
 
 TESTS_THAT_NEED_TORCH = {
+    "test_code_review.py",
     "test_command_line.py",
     "test_deployment_torch.py",
     "test_dashboard_page.py",
