@@ -190,6 +190,17 @@ def test_head_of_a_site_that_left_stays_frozen_and_protected_in_the_model(tmp_pa
     assert "spleen" in [organ.name for organ in meta_model_of(study.state, study.settings).organs]
 
 
+def test_study_goes_on_with_fewer_sites_than_it_began_with_when_the_coordinator_says_so(tmp_path):
+    study = toy_study(tmp_path, mode="segviz-fedavg", min_sites=3)
+    sites = toy_sites(study)
+    register(study, sites)
+    step_round(study, sites)
+    rest = {"11": sites["11"]}
+    assert study.missing(list(rest)) == ["2 more sites"]
+    register(study, sites, south="left", west="erased")
+    assert study.missing(list(rest)) == []
+
+
 def test_site_that_left_may_come_back_with_a_new_key(tmp_path):
     study = toy_study(tmp_path, mode="segviz-fedavg")
     sites = toy_sites(study)

@@ -11,6 +11,7 @@ from typing import Any
 
 from segviz_core.federation.guard import Rejected, declared_organs
 from segviz_core.federation.packets import Packet
+from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.state import Member, StudyState
 
 Registered = Mapping[str, Mapping[str, Any]]
@@ -59,6 +60,16 @@ def declared(node: str, reply: Packet, state: StudyState, registered: Registered
 def admit(state: StudyState, node: str, member: Member) -> None:
     """Take `member` in; a site of the same name that had left is the same one with a new key."""
     state.members = {other: m for other, m in state.members.items() if m.site != member.site} | {node: member}
+
+
+def fewest(state: StudyState, stage: str, settings: StudySettings) -> int:
+    """How many sites must be online at least before a round of `stage`.
+
+    Those that the coordinator removed are not waited for; for newcomers of a finished study no other site is needed.
+    """
+    if state.reopened:
+        return 1
+    return settings.min_sites if stage == "declare" else min(settings.min_sites, max(1, len(state.active)))
 
 
 def mark_left(state: StudyState, registered: Registered) -> None:

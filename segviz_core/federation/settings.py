@@ -29,8 +29,7 @@ class StudySettings:
     `bn_stats` "local" leaves the running statistics of norm layers at their sites, as published; the meta-model holds
     their average either way. `transport` "fp16" halves the bytes of a round (transport.py).
 
-    With `heads_at_end` (`segviz` modes only) heads leave their sites once, after the last round: fewer copies of what
-    can tell most about a site's cases.
+    With `heads_at_end` (`segviz` modes only) heads leave their sites once, after the last round.
 
     `new_head_steps` at `new_head_learning_rate` train the head of an organ that comes late, alone on the frozen
     representation; a study that had finished then goes on for `newcomer_rounds` shared rounds (0: the head is all).

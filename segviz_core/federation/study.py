@@ -19,6 +19,7 @@ from segviz_core.federation.membership import (
     Registered,
     admit,
     declared,
+    fewest,
     forget_training,
     mark_left,
     newcomers,
@@ -104,7 +105,7 @@ class Study:
                 return sorted(absent)
         if self.stage == "deliver":  # whoever is online gets the finished model; the others find it at the coordinator
             return []
-        lacking = (1 if self.state.reopened else self.settings.min_sites) - len(online)
+        lacking = fewest(self.state, self.stage, self.settings) - len(online)
         return [f"{lacking} more site{'s' if lacking > 1 else ''}"] if lacking > 0 else []
 
     def requests(self, online: Sequence[str]) -> Iterator[tuple[str, Packet]]:
