@@ -179,6 +179,7 @@ class _Scan:
             report("network", done + 1, len(pieces))
             with clock.stage("restore"):
                 found = joined(found, paint(labels, margins, self.model.organs, grid, box, core=core))
+            del voxels, margins  # before the next tile needs as much
         report("restore", 1, 1)
         return found
 
