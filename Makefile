@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up .venv by themselves. PYTHON=..., TORCH_INDEX=... and CUDA=1 steer that (README.md).
-.PHONY: setup demo test test-312 test-slicer screenshots experiments table scale bench-model lint clean
+.PHONY: setup demo test test-312 test-slicer screenshots experiments table scale faults faults-long bench-model lint clean
 
 # Any Python that runs may start the set-up; the set-up then finds the right one.
 RUNNING := $(shell for p in $(PYTHON) python3 python3.11 python3.12 python; do \
@@ -59,6 +59,16 @@ scale:
 bench-model:
 	@$(SETUP) test
 	.venv/bin/python Testing/benchmarks/model.py
+
+# Every fault of the matrix on real processes, at most 40 minutes: build/faults.json. The long one adds SIGSTOP, long
+# cuts and slow lines. Rows that came out as expected are kept; delete the file to play all of them again.
+faults:
+	@$(SETUP) test
+	OMP_NUM_THREADS=1 .venv/bin/python Testing/faults/run.py build
+
+faults-long:
+	@$(SETUP) test
+	OMP_NUM_THREADS=1 .venv/bin/python Testing/faults/run.py build --long
 
 lint:
 	@$(SETUP) test

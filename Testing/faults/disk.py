@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bed import Bed, running_bed
-from fault import BROKEN, NAMED, REJECTED, UNDISTURBED, Area, Fault, Seen
+from fault import BROKEN, NAMED, REJECTED, REPEATED, Area, Fault, Seen
 
 from segviz_core.federation import coordinator
 from segviz_core.federation.study import CHECKPOINT_FILE
@@ -136,8 +136,8 @@ AREA = Area(
     "disk",
     disk_bed,
     (
-        Fault("truncated database of Flower", "before a start", UNDISTURBED, truncated_database),
-        Fault("half a line in the history", "before a start", UNDISTURBED, half_a_line_in_the_history),
+        Fault("truncated database of Flower", "before a start", REPEATED, truncated_database),
+        Fault("half a line in the history", "before a start", REPEATED, half_a_line_in_the_history),
         Fault("truncated checkpoint", "before a start", NAMED, truncated_checkpoint),
         Fault("full disk at the coordinator", "at the checkpoint", NAMED, checkpoint_on_a_full_disk, needs=_no_disk),
         Fault("full disk at a site", "while it trains", REJECTED, site_on_a_full_disk, needs=_no_disk),

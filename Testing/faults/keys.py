@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import ssl
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bed import Bed, pids, refusal, running_bed, with_environment
-from fault import BROKEN, REFUSED, REJECTED, UNDISTURBED, Area, Fault, Seen
+from fault import BROKEN, REFUSED, REJECTED, REPEATED, UNDISTURBED, Area, Fault, Seen
 from federation_processes import join
 from toy_study import free_port
 
@@ -22,7 +23,6 @@ from segviz_core.federation.fleet_paths import PATHS
 from segviz_core.federation.kit import Kit, check_flower, read_kit, write_kit
 from segviz_core.federation.site_folder import AUDIT_FILE
 
-FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
 MARKER = "foreign code ran"
 
 
@@ -119,9 +119,12 @@ def expired_certificate_at_start(bed: Bed) -> Seen:
 
 
 def clock(bed: Bed) -> Seen:
+    library = bed.folder / "clock_ahead.so"
+    source = Path(__file__).with_name("clock_ahead.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source)], check=True)
     path = bed.kit("clock")
-    environment = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": "+600s", "DONT_FAKE_MONOTONIC": "1"}
-    return _refused(_stranger(bed, "clock", path, **environment), "The clock of this computer is 10 minutes ahead")
+    result = _stranger(bed, "clock", path, LD_PRELOAD=str(library), CLOCK_AHEAD_S="600")
+    return _refused(result, "The clock of this computer is 10 minutes ahead")
 
 
 def other_contract(bed: Bed) -> Seen:
@@ -219,8 +222,8 @@ def _another_front(bed: Bed, port: int, certificate: Path, key: Path) -> "ExitSt
     return stack
 
 
-def _no_faketime() -> str:
-    return "" if FAKETIME else "libfaketime is not installed: apt-get install faketime"
+def _no_compiler() -> str:
+    return "" if sys.platform == "linux" and shutil.which("cc") else "a C compiler on Linux is needed"
 
 
 AREA = Area(
@@ -236,8 +239,8 @@ AREA = Area(
         Fault("wrong authority", "at join", REFUSED, wrong_authority),
         Fault("expired authority", "in the kit", REFUSED, expired_authority),
         Fault("expired certificate", "of the server, at join", REFUSED, expired_certificate),
-        Fault("expired certificate", "of the server, at its start", UNDISTURBED, expired_certificate_at_start),
-        Fault("clock 10 minutes off", "at join", REFUSED, clock, needs=_no_faketime),
+        Fault("expired certificate", "of the server, at its start", REPEATED, expired_certificate_at_start),
+        Fault("clock 10 minutes off", "at join", REFUSED, clock, needs=_no_compiler),
         Fault("other data contract", "at declare", REJECTED, other_contract),
     ),
 )

@@ -1,4 +1,4 @@
-"""`make faults`: play the matrix and write faults.json; rows that are there already are kept, so it can be resumed.
+"""`make faults`: play the matrix and write faults.json; good rows that are there already are kept.
 
     python Testing/faults/run.py build [--long] [--only WORDS] [--again] [--jobs N]
 
@@ -35,8 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "faults.json"
     rows = {_name(row): row for row in json.loads(file.read_text())} if file.exists() and not options.again else {}
-    wanted = [fault for name in AREAS for fault in _area(name).faults if _chosen(fault, options)]
-    lock, waiting = threading.Lock(), [name for name in AREAS if any(f in _area(name).faults for f in wanted)]
+    areas = {name: [f for f in _area(name).faults if _chosen(f, options)] for name in options.areas.split(",")}
+    wanted = [fault for faults in areas.values() for fault in faults]
+    lock, waiting = threading.Lock(), [name for name, faults in areas.items() if faults]
 
     def take(line: str) -> None:
         with lock:
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
             with lock:
                 name = waiting.pop(0) if waiting else ""
             if name:
-                _start(name, [_name(row) for row in rows.values() if row["seen"] != BROKEN], options, take)
+                _start(name, [name for name, row in rows.items() if _good(row)], options, take)
 
     began = time.monotonic()
     workers = [threading.Thread(target=work) for _ in range(options.jobs)]
@@ -117,7 +118,7 @@ def _report(rows: list[dict[str, Any]], wanted: list[Fault], seconds: float) -> 
     print()
     for row in rows:
         print(_line(row))
-    bad = [row for row in rows if not as_expected(row["expected"], row["seen"]) or row["rounds_lost"]]
+    bad = [row for row in rows if not _good(row)]
     missing = [fault for fault in wanted if fault.name not in {_name(row) for row in rows}]
     for fault in missing:
         print(f"not played: {fault.name}" + (f" ({why})" if (why := fault.needs()) else ""))
@@ -126,8 +127,12 @@ def _report(rows: list[dict[str, Any]], wanted: list[Fault], seconds: float) -> 
 
 
 def _line(row: dict[str, Any]) -> str:
-    mark = "ok " if as_expected(row["expected"], row["seen"]) and not row["rounds_lost"] else "BAD"
+    mark = "ok " if _good(row) else "BAD"
     return f"{mark} {_name(row):62.62} {row['expected']:15} {row['seen']:15} {row['seconds']:6.1f} s  {row['why']:.60}"
+
+
+def _good(row: dict[str, Any]) -> bool:
+    return as_expected(row["expected"], row["seen"]) and not row["rounds_lost"]
 
 
 def _name(row: dict[str, Any]) -> str:
@@ -147,6 +152,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--long", action="store_true", help="also SIGSTOP, long cuts and slow lines")
+    parser.add_argument("--areas", default=",".join(AREAS), help="areas, by comma")
     parser.add_argument("--only", default="", help="rows whose name holds these words")
     parser.add_argument("--again", action="store_true", help="forget the rows that are there")
     parser.add_argument("--jobs", type=int, default=2, help="areas at a time")

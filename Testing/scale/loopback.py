@@ -30,7 +30,7 @@ def run_on_loopback(folder: Path, *, sites: int, rounds: int) -> dict[str, Any]:
         for number, name in enumerate(names):
             kit = coordinator.add_site(study, name)
             join(kit, folder / name, list(ORGANS)[number % len(ORGANS)])
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 1800
         while leader.process.poll() is None:
             assert time.monotonic() < deadline, leader.output()
             for pid, line in processes_of(folder).items():

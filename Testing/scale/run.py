@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-SITES, REAL_SITES, REAL_ROUNDS = (4, 16, 64, 256), 8, 5
+SITES, REAL_SITES, REAL_ROUNDS = (4, 16, 64, 256), 8, 4
 COLOR, OTHER = "#0072b2", "#d55e00"
 
 
@@ -42,9 +42,8 @@ def main(out: Path) -> int:
     }
     (out / "scale.json").write_text(json.dumps({"simulated": simulated, "real": real, "verdict": verdict}, indent=2))
     _plot(simulated, out / "scale.png")
-    print(
-        f"memory x {verdict['memory_factor']}, seconds per site x {verdict['seconds_per_site_factor']} ({verdict['of']})"
-    )
+    factors = f"memory x {verdict['memory_factor']}, seconds per site x {verdict['seconds_per_site_factor']}"
+    print(f"{factors} ({verdict['of']})")
     flat, linear = verdict["memory_factor"] < 1.3, verdict["seconds_per_site_factor"] < 1.5
     return 0 if flat and linear else 1
 
