@@ -43,9 +43,10 @@ class Estimate:
     def sentence(self) -> str:
         """The estimate in words."""
         memory = f"; {self.memory_mb / 1000:.1f} GB of memory" if self.memory_mb else ""
+        in_all = _words(self.planned_steps * self.seconds_per_step)
         return (
             f"About {_words(self.seconds_per_round)} of training per round ({self.steps_per_round} steps of "
-            f"{self.seconds_per_step:.2g} s) and {_words(3600 * self.hours_in_all)} in all with {self.cores} "
+            f"{self.seconds_per_step:.2g} s) and {in_all} in all with {self.cores} "
             f"core{'s' if self.cores > 1 else ''}{memory}; the {self.cases} cases are prepared once, in about "
             f"{_words(self.seconds_to_prepare)}."
         )
