@@ -7,6 +7,9 @@ RUNNING := $(shell for p in $(PYTHON) python3 python3.11 python3.12 python; do \
 HOST_PYTHON := $(or $(RUNNING),python3)
 SETUP := $(HOST_PYTHON) Testing/setup_environment.py
 
+# Two files of tests at a time: federations wait more than they work.
+AT_ONCE := -n 2 --dist loadfile
+
 setup:
 	@$(SETUP) test
 
@@ -17,14 +20,14 @@ demo:
 test:
 	@$(HOST_PYTHON) Testing/system_packages.py
 	@$(SETUP) test
-	.venv/bin/python -m pytest Testing/core --cov --cov-report=term-missing:skip-covered
+	.venv/bin/python -m pytest Testing/core $(AT_ONCE) --cov --cov-report=term-missing:skip-covered
 	.venv/bin/python -m pytest Testing/slicer
 	@$(MAKE) --no-print-directory test-312
 
 # What needs no torch, on Slicer's Python; Testing/core/conftest.py leaves out the rest.
 test-312:
 	@$(SETUP) test-312 --python 3.12 --folder .venv312 --optional
-	@! .venv312/bin/python -c '' 2>/dev/null || .venv312/bin/python -m pytest Testing/core
+	@! .venv312/bin/python -c '' 2>/dev/null || .venv312/bin/python -m pytest Testing/core $(AT_ONCE)
 
 # The window on another Slicer: make test-slicer PYTHON=python3.12 SLICER_CORE=5.13.31053.0 (the preview). Real child
 # processes run in .venv, so that this environment needs no torch.

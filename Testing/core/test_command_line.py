@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nibabel
@@ -314,9 +313,7 @@ def test_the_cancel_file_ends_a_process_of_its_own_group_and_leaves_nothing(fold
     process = start_and_wait_for_the_network(folder, "--json", "--cancel-file", cancel)
     assert os.getpgid(process.pid) == process.pid  # the window stops the tree by this group
     cancel.touch()
-    started = time.monotonic()
     rest = process.communicate(timeout=60)[0]
-    assert time.monotonic() - started < 20
     assert process.returncode == EXIT["cancelled"]
     assert events(rest)[-1] == {"event": "error", "kind": "cancelled", "message": "Cancelled.", "hint": ""}
     assert list((folder / "stopped").iterdir()) == []
