@@ -81,6 +81,8 @@ def _prepare_process(options: argparse.Namespace) -> None:
         warnings.simplefilter("ignore")  # third-party deprecation notices say nothing to a user
     # Waiting OpenMP threads spin by default: beside other busy programs a CT of 5 s then took 49 s, so 12 to 18 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A shell starts programs in the background deaf to Ctrl-C; a cancel file must stop those too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end like Ctrl-C, so that half-written files are removed
     if options.json and hasattr(os, "setsid"):
         with suppress(PermissionError):  # already the leader of its group, as under a shell
