@@ -96,7 +96,7 @@ class Bed:
     def start(self) -> None:
         """Start the coordinator (again) and wait until sites can reach it."""
         self.leader = Coordinator(self.study)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while coordinator.status(self.study)["state"] not in ("waiting", "running"):
             if self.leader.process.poll() is not None or time.monotonic() > deadline:
                 raise TimeoutError(f"the coordinator did not start: {self.leader.output()[-500:]}")

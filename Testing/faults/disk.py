@@ -44,7 +44,7 @@ def checkpoint_on_a_full_disk(bed: Bed) -> Seen:
     mark = bed.mark()
     with _full(bed.study):
         bed.release("before-checkpoint")
-        code = bed.leader.process.wait(240)
+        code = bed.leader.process.wait(600)
         message = str(bed.leader.last_line().get("message", ""))
     bed.start()
     bed.grows(2)
@@ -71,7 +71,7 @@ def truncated_checkpoint(bed: Bed) -> Seen:
     backup = path.read_bytes()
     os.truncate(path, len(backup) // 2)
     bed.leader = type(bed.leader)(bed.study)
-    code = bed.leader.process.wait(120)
+    code = bed.leader.process.wait(600)
     message = str(bed.leader.last_line().get("message", ""))
     path.write_bytes(backup)
     bed.start()
@@ -105,7 +105,7 @@ def half_a_line_in_the_history(bed: Bed) -> Seen:
 def _stop(bed: Bed) -> None:
     assert bed.leader is not None
     coordinator.stop(bed.study)
-    bed.leader.process.wait(60)
+    bed.leader.process.wait(300)
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def expired_certificate_at_start(bed: Bed) -> Seen:
     authority, key = ((bed.study / name).read_bytes() for name in (coordinator.CA_FILE, coordinator.CA_KEY_FILE))
     mark = bed.mark()
     coordinator.stop(bed.study)
-    bed.leader.process.wait(60)
+    bed.leader.process.wait(300)
     made = certificates.create_server_certificate(authority, key, host="127.0.0.1", days=-0.5)  # type: ignore[arg-type]
     for name, content in zip((coordinator.CERTIFICATE_FILE, coordinator.SERVER_KEY_FILE), made, strict=True):
         certificates.write_secret(bed.study / name, content)
