@@ -234,7 +234,6 @@ def test_a_batch_script_needs_no_window(model, launcher):
     assert node.GetSegmentation().GetNthSegment(0).GetName() == "Liver"
     with pytest.raises(RuntimeError, match="stomach"):
         sys.modules["SegVizSlicer"].SegVizSlicerLogic().segment(ct, str(model), organs=("stomach",))
-    assert warmWorker().pid
     warmWorker().stop()
     process_events(lambda: not warmWorker().pid, 10)
 
