@@ -37,12 +37,12 @@ class Run:
         while _complete_rounds(folder) < 2 and time.monotonic() < deadline and first.poll() is None:
             time.sleep(0.2)
         first.send_signal(signal.SIGINT)
-        self.interrupted_output = first.communicate(timeout=90)[0]
+        self.interrupted_output = first.communicate(timeout=300)[0]
         self.interrupted_code = first.returncode
         self.left_over = _processes_of(folder)
         self.rounds_before = _complete_rounds(folder)
         second = self._start()
-        self.output = second.communicate(timeout=300)[0]
+        self.output = second.communicate(timeout=600)[0]
         self.code = second.returncode
         self.left_over_at_the_end = _processes_of(folder)
 

@@ -31,7 +31,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
         for name in names:
             app = {"client_app": "hostile_client_app:app"} if name == "pancreas" else {}
             join(kits[name], folder / name, name, **app)
-        assert process.process.wait(240) == 0, process.output()
+        assert process.process.wait(600) == 0, process.output()
         yield Study(folder / "study")
     finally:
         os.environ["PYTHONPATH"] = old
