@@ -104,3 +104,14 @@ def test_environment_tells_nobody_and_bypasses_proxies(tmp_path: Path, monkeypat
     assert values["FLWR_DISABLE_UPDATE_CHECK"] == "1"
     assert values["NO_PROXY"] == values["no_proxy"] == "intranet,127.0.0.1,localhost"
     assert values["FLWR_HOME"] == str(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_child_is_heard_though_its_log_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to("/dev/full")
+    heard: list[str] = []
+    command = [sys.executable, "-c", "print('one'); print('two')"]
+    child = Child(command, environment=environment(flwr_home=tmp_path), log=tmp_path / "log", on_line=heard.append)
+    assert child.wait(20) == 0
+    child.stop()
+    assert heard == ["one", "two"]

@@ -7,6 +7,7 @@ import pytest
 
 from segviz_core.federation import client_app, journal, records, trainer_socket
 from segviz_core.federation.client_app import answer
+from segviz_core.federation.guard import Rejected
 from segviz_core.federation.packets import Packet
 from segviz_core.federation.site_folder import AUDIT_FILE
 
@@ -97,6 +98,16 @@ def test_trainer_that_does_not_come_back_is_told_by_its_code(tmp_path: Path, mon
     monkeypatch.setattr(client_app, "TRAINER_S", 0.0)
     (tmp_path / trainer_socket.ADDRESS_FILE).write_text("{}")
     assert dict(answer(records.to_record(REQUEST), tmp_path)["error"]) == {"code": "no-trainer"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_nothing_leaves_without_a_record_of_it(tmp_path: Path, trainer: Trainer) -> None:
+    trainer(lambda request: REPLY)
+    (tmp_path / AUDIT_FILE).symlink_to("/dev/full")
+    content = answer(records.to_record(REQUEST), tmp_path)
+    assert list(content) == ["error"]
+    with pytest.raises(Rejected, match="the disk of the site is full"):
+        records.from_record(content)
 
 
 def test_site_that_leaves_says_so_at_once(tmp_path: Path) -> None:

@@ -59,3 +59,11 @@ def test_what_was_written_is_never_changed(tmp_path: Path) -> None:
     before = path.read_bytes()
     journal.append(path, "leave")
     assert path.read_bytes().startswith(before)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_full_disk_stops_only_what_has_to_be_recorded(tmp_path: Path) -> None:
+    (tmp_path / "audit.jsonl").symlink_to("/dev/full")
+    journal.try_append(tmp_path / "audit.jsonl", "state", message="online")
+    with pytest.raises(OSError, match="No space left"):
+        journal.append(tmp_path / "audit.jsonl", "sent")

@@ -40,7 +40,7 @@ class Bulletin:
 
     def tell(self, event: str, **values: Any) -> None:
         """One row; a round that begins or is answered changes the state too."""
-        journal.append(self._file, event, **values)
+        journal.try_append(self._file, event, **values)
         self._rows.put({"event": event, **values})
         if event == "round":
             self.working, self._news = True, values

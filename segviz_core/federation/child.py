@@ -95,10 +95,10 @@ class Child:
 
     def _read(self, log: Path) -> None:
         assert self._process.stdout is not None
-        with log.open("ab") as file, self._process.stdout as output:
+        with log.open("ab", buffering=0) as file, self._process.stdout as output:
             for raw in output:
-                file.write(raw)
-                file.flush()
+                with suppress(OSError):  # on a full disk the log has gaps; the child must still be heard
+                    file.write(raw)
                 line = _COLOR.sub("", raw.decode("utf-8", "replace").rstrip())
                 self._tail.append(line)
                 self._on_line(line)

@@ -4,6 +4,7 @@ A process of its own per message. Whatever goes wrong, an error code leaves the 
 which could name a path or a patient.
 """
 
+import errno
 import time
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def answer(content: RecordDict, site: Path) -> RecordDict:
         return _error(site, error.code, error)
     except InputError as error:
         return _error(site, "refused", error)
+    except OSError as error:  # without a record of what leaves, nothing leaves
+        return _error(site, "no-space" if error.errno == errno.ENOSPC else "failed", error)
     except Exception as error:
         return _error(site, "failed", error)
 
@@ -71,5 +74,5 @@ def _note(site: Path, event: str, packet: Packet) -> None:
 
 
 def _error(site: Path, code: str, error: Exception) -> RecordDict:
-    journal.append(site / AUDIT_FILE, "error", code=code, detail=f"{type(error).__name__}: {error}"[:500])
+    journal.try_append(site / AUDIT_FILE, "error", code=code, detail=f"{type(error).__name__}: {error}"[:500])
     return records.error_record(code)

@@ -102,7 +102,8 @@ def run_own_code(runtime: Any, site: Path) -> None:
 
     def refuse(content: bytes, *_: Any, **__: Any) -> None:
         sha256 = hashlib.sha256(content).hexdigest()
-        journal.append(site / AUDIT_FILE, "code", fab_sha256=sha256, decision="not run: the site runs its own code")
+        decision = "not run: the site runs its own code"
+        journal.try_append(site / AUDIT_FILE, "code", fab_sha256=sha256, decision=decision)
 
     runtime.install_from_fab = refuse
     runtime.get_project_dir = lambda *_: site

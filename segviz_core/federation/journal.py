@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ def append(path: Path, event: str, **values: Any) -> None:
         os.write(file, line.encode())  # one call: lines of several processes never mix
     finally:
         os.close(file)
+
+
+def try_append(path: Path, event: str, **values: Any) -> None:
+    """The same, and silently nothing where it cannot be written (a full disk): for what must not stop the work."""
+    with suppress(OSError):
+        append(path, event, **values)
 
 
 def say(event: str, **values: Any) -> None:

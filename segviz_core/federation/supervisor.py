@@ -81,7 +81,7 @@ class Supervisor:
             finally:
                 self._take_leave()
                 stop_all([child for child in (self._node, self._superexec, self._trainer) if child])
-                journal.append(self._folder / AUDIT_FILE, "leave", state=self._bulletin.state)
+                journal.try_append(self._folder / AUDIT_FILE, "leave", state=self._bulletin.state)
 
     def _work(self) -> None:
         while not asked_to_stop(self._folder):
@@ -224,7 +224,7 @@ class Supervisor:
         self._set_offline()
 
     def _after_end(self, reason: Reason) -> None:
-        journal.append(self._folder / AUDIT_FILE, "disconnected", message=reason.message)
+        journal.try_append(self._folder / AUDIT_FILE, "disconnected", message=reason.message)
         if reason.then is Then.REMOVED:
             raise _Removed(reason.message, hint=reason.hint)
         if reason.then is Then.GIVE_UP:
@@ -257,7 +257,7 @@ class Supervisor:
     def _count_death(self, what: str) -> None:
         now = time.monotonic()
         self._deaths = [then for then in self._deaths if now - then < _RESTART_WINDOW_S] + [now]
-        journal.append(self._folder / AUDIT_FILE, "error", detail=f"{what} ended by itself and is started again.")
+        journal.try_append(self._folder / AUDIT_FILE, "error", detail=f"{what} ended by itself and is started again.")
         if len(self._deaths) > _MOST_RESTARTS:
             raise SegVizError(
                 f"{what} ended again and again: {_MOST_RESTARTS} restarts in {_RESTART_WINDOW_S / 60:.0f} minutes.",

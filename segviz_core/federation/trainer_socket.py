@@ -20,6 +20,7 @@ ERRORS = {
     "no-trainer": "the site's trainer is not running",
     "refused": "the site refused the request, its log says why",
     "failed": "the training failed at the site, its log says why",
+    "no-space": "the disk of the site is full",
     "stopped": "the site stopped the work",
     "not-approved": "the site has not approved the code of this study yet",
 }
