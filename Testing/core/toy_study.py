@@ -1,7 +1,7 @@
 """A study of a few numbers, for tests of the federation: real processes, no torch, final weights known beforehand."""
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,22 @@ def write_toy_study(folder: Path, **settings: Any) -> StudySettings:
 
 
 def reference(
-    folder: Path, sites: Mapping[str, Sequence[str]], *, until: int | None = None, **settings: Any
+    folder: Path,
+    sites: Mapping[str, Sequence[str]],
+    *,
+    until: int | None = None,
+    absent: Mapping[int, Collection[str]] | None = None,
+    **settings: Any,
 ) -> StudyState:
-    """The state of the toy study, after round `until` or its last, when `sites` (name -> organs) answer every round."""
+    """The state of the toy study, after round `until` or its last, when `sites` (name -> organs) answer every round.
+
+    Those in `absent` (round -> names) are missing in some.
+    """
     contract = write_toy_study(folder, **settings).contract.hash
     study, names = Study(folder), {str(node): site for node, site in enumerate(sorted(sites), start=1)}
     while not study.finished and study.state.finished != until:
-        for node, request in study.requests(list(names)):
+        gone = (absent or {}).get(study.number, ())
+        for node, request in study.requests([node for node in names if names[node] not in gone]):
             reply = toy_trainer.answer(request, site=names[node], organs=list(sites[names[node]]), contract=contract)
             study.accept(node, reply)
         study.close_round(seconds=0.0, rejected={})

@@ -85,6 +85,8 @@ class Bed:
         self.proxies = {name: Proxy(free_port(), self.port) for name in sites}
         self.kits = {name: self.kit(name) for name in sites}
         self.leader: Coordinator | None = None
+        self.missed: dict[int, set[str]] = {}
+        """Rounds that a site has rightly missed: the reference does without it there."""
 
     def kit(self, name: str) -> Path:
         """A kit whose address leads through the site's proxy."""
@@ -161,8 +163,8 @@ class Bed:
         """Take down where the study is."""
         return Mark(self.finished, len(self.rows()), self._session(), self.log("server-superexec.log"))
 
-    def judge(self, mark: Mark, *, absent: Sequence[str] = ()) -> Seen:
-        """What happened since `mark`, from history, log and weights; sites in `absent` are not in the reference."""
+    def judge(self, mark: Mark) -> Seen:
+        """What happened since `mark`, from history, log and weights."""
         state, rows = self.settled()
         new = rows[mark.rows :]
         complete = [row["round"] for row in rows if row["complete"]]
@@ -172,7 +174,7 @@ class Bed:
         repeats += ["asked again"] if "is asked again" in mark.server.text else []
         repeats += ["new run"] if self._session() != mark.session else []
         try:
-            self.compare(state, absent=absent)
+            self.compare(state)
         except AssertionError as error:
             return Seen(BROKEN, f"weights: {str(error).strip().splitlines()[0]}; rejected: {rejected}", lost)
         if rejected:
@@ -180,11 +182,12 @@ class Bed:
         return Seen(REPEATED, ", ".join(map(str, repeats)), lost) if repeats else Seen(UNDISTURBED, "", lost)
 
     def compare(self, state: StudyState, *, absent: Sequence[str] = ()) -> None:
-        """Raise AssertionError unless the weights are those of the study in one process."""
+        """Raise AssertionError unless the weights are those of the study in one process, without sites in `absent`."""
         there = {name: organs for name, organs in self.sites.items() if name not in absent}
         with tempfile.TemporaryDirectory() as place:
             settings = {**self.settings, "min_sites": len(there)}
-            assert_same_weights(state, reference(Path(place), there, until=state.finished, **settings))
+            expected = reference(Path(place), there, until=state.finished, absent=self.missed, **settings)
+            assert_same_weights(state, expected)
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows of history.jsonl."""

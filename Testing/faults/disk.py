@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from bed import Bed, running_bed
@@ -54,13 +55,17 @@ def checkpoint_on_a_full_disk(bed: Bed) -> Seen:
 
 
 def site_on_a_full_disk(bed: Bed) -> Seen:
-    """The site cannot even write its audit record: it sends nothing, and says so to its own people."""
+    """The site cannot write its record of what leaves, so nothing leaves; with space again it takes part again."""
     bed.slow("south", TRAINING_S)
     bed.training("south")
-    mark = bed.mark()
+    mark, words = bed.mark(), "the disk of the site is full."
     with _full(bed.folder / "south"):
-        bed.grows(1, seconds=120)
-    return bed.judge(mark)
+        bed.grows(1)
+    bed.grows(2)
+    bed.missed |= {row["round"]: {"south"} for row in bed.rows() if row["rejected"].get("south") == words}
+    seen = bed.judge(mark)
+    back = "south" not in bed.missed.get(bed.finished, ())
+    return seen if back and words in seen.why else replace(seen, outcome=BROKEN)
 
 
 def truncated_checkpoint(bed: Bed) -> Seen:

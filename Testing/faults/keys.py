@@ -12,15 +12,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from bed import Bed, pids, refusal, running_bed, with_environment
+from bed import HERE, Bed, pids, refusal, running_bed, with_environment
 from fault import BROKEN, REFUSED, REJECTED, REPEATED, UNDISTURBED, Area, Fault, Seen
-from federation_processes import join
+from federation_processes import TRAINER, join
 from toy_study import free_port
 
 from segviz_core.contract import DataContract
 from segviz_core.federation import certificates, coordinator, journal, site
 from segviz_core.federation.fleet_paths import PATHS
 from segviz_core.federation.kit import Kit, check_flower, read_kit, write_kit
+from segviz_core.federation.site import SiteOptions
 from segviz_core.federation.site_folder import AUDIT_FILE
 
 MARKER = "foreign code ran"
@@ -174,6 +175,21 @@ def hostile_app(bed: Bed) -> Seen:
     return Seen(REFUSED if right else BROKEN, f"{decisions}; ran: {ran}; study: {study.outcome}")
 
 
+def hostile_app_unapproved(bed: Bed) -> Seen:
+    """A site that would run the coordinator's code, but nobody there has approved it: it sends a refusal."""
+    mark, folder = bed.mark(), bed.folder / "pin"
+    options = SiteOptions(cases=HERE, organs=("kidneys",), label_values={}, cores=1, trainer=TRAINER, code="pin")
+    site.join(bed.kit("pin"), options, folder=folder, consent=True)
+    bed.grows(2)
+    site.leave(folder)
+    coordinator.remove_site(bed.study, "pin")
+    bed.grows(1)
+    decisions = sorted({row["decision"] for row in journal.read(folder / AUDIT_FILE) if row["event"] == "code"})
+    ran, seen = (bed.folder / MARKER).exists(), bed.judge(mark)
+    right = decisions == ["not run: not approved"] and not ran and "has not approved the code" in seen.why
+    return replace(seen, outcome=seen.outcome if right else BROKEN, why=f"{decisions}; ran: {ran}; {seen.why}")
+
+
 def paths_without_a_key(bed: Bed) -> Seen:
     """Every path of Flower's server, asked through the front by somebody with the public certificate alone."""
     mark = bed.mark()
@@ -231,6 +247,7 @@ AREA = Area(
     keys_bed,
     (
         Fault("hostile code in the coordinator's app", "site in local mode", REFUSED, hostile_app),
+        Fault("hostile code in the coordinator's app", "site in pin mode", REJECTED, hostile_app_unapproved),
         Fault("every path without a key", "through the front", REFUSED, paths_without_a_key),
         Fault("other Flower release", "named in the kit", REFUSED, other_flower_in_kit),
         Fault("other Flower release", "installed at the site", REFUSED, other_flower_at_site),

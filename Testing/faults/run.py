@@ -7,7 +7,9 @@ Each area runs in a process of its own, with its own folder and ports; a row is 
 
 import argparse
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "core")]
 from fault import BROKEN, Area, Fault, Seen, as_expected
 
+from segviz_core.federation.child import end_with_parent
+
 AREAS = ("processes", "keys", "replies", "network", "disk")
 
 
@@ -31,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     """Exit status 1 where a row is not as expected or lost a finished round."""
     options = _options(arguments)
     if options.area:
+        end_with_parent(lambda: os.kill(os.getpid(), signal.SIGINT))  # its bed is cleared away
         return _play(_area(options.area), set(options.done.split("\n")), options)
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "faults.json"
@@ -106,7 +111,7 @@ def _start(name: str, done: list[str], options: argparse.Namespace, take: Any) -
     command = [sys.executable, __file__, str(options.out), "--area", name, "--done", "\n".join(done)]
     command += ["--only", options.only] + (["--long"] if options.long else [])
     with (options.out / f"faults-{name}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("{"):
