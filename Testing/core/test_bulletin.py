@@ -44,8 +44,15 @@ def test_site_works_until_its_answer_is_sent(bulletin: Bulletin) -> None:
     bulletin.tell("round", **ROUND)
     bulletin.tell("answered", round=3, stage="train", seconds=2.0, metrics={})
     assert bulletin.working
+    assert not bulletin.idle_for(0.0)
     bulletin.sent()
     assert not bulletin.working
+    assert bulletin.idle_for(0.0)
+    assert not bulletin.idle_for(60.0)  # the coordinator may not have taken the answer yet
+
+
+def test_site_that_was_never_asked_is_idle(bulletin: Bulletin) -> None:
+    assert bulletin.idle_for(60.0)
 
 
 def test_same_sentence_is_one_row_and_rows_reach_the_window_in_its_own_thread(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from segviz_core.federation import coordinator
 from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.study import Study
 from segviz_core.federation.study_folder import SETTINGS_FILE
-from segviz_core.federation.supervisor import free_port
 from segviz_core.federation.time_left import rounded, seconds_left
 
 _POLL_S, _LEAVE_S, _END_S = 0.5, 20.0, 40.0

@@ -10,6 +10,8 @@ answered   round, stage, seconds, metrics: its answer is on its way
 Every row has `event` and `time` (seconds since 1970).
 """
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
@@ -31,6 +33,7 @@ class Bulletin:
         self.state = self.message = ""
         self.working = False
         """Whether a request is being answered: until its answer is with the coordinator."""
+        self._sent = -math.inf
 
     def say(self, state: str, message: str, **values: str) -> None:
         """The site's state in one sentence; nothing where it said so last."""
@@ -53,7 +56,12 @@ class Bulletin:
 
     def sent(self) -> None:
         """The answer has arrived, or will not any more."""
+        self._sent = time.monotonic() if self.working else self._sent
         self.working = False
+
+    def idle_for(self, seconds: float) -> bool:
+        """Whether no request has been answered for so long. Flower drops the answer of a node that goes too early."""
+        return not self.working and time.monotonic() - self._sent > seconds
 
     def pass_on(self) -> None:
         """Give the rows since the last call to `on_row`, in this thread."""

@@ -7,6 +7,7 @@ ends); a closed pipe works everywhere, also when the parent was killed.
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -137,6 +138,13 @@ def environment(*, flwr_home: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
     }
+
+
+def free_port() -> int:
+    """A port of this computer that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def end_with_parent(stop: Callable[[], None]) -> None:

@@ -12,11 +12,10 @@ from typing import Any
 
 from segviz_core.errors import InputError, SegVizError
 from segviz_core.federation import coordinator
-from segviz_core.federation.child import Child, environment, stop_all
+from segviz_core.federation.child import Child, environment, free_port, stop_all
 from segviz_core.federation.clock import seconds_ahead
 from segviz_core.federation.database import is_damaged, set_aside_if_damaged
 from segviz_core.federation.flower_process import command
-from segviz_core.federation.supervisor import free_port
 
 _CONNECTION = "segviz"  # name of the SuperLink connection in Flower's own configuration file
 _START_S, _CALL_S = 120.0, 60.0

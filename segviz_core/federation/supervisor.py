@@ -7,7 +7,6 @@ Usually detached: the terminal or Slicer may close. It reports to status.jsonl, 
 
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from segviz_core.errors import Cancelled, InputError, SegVizError
 from segviz_core.federation import journal, site_processes
 from segviz_core.federation.bulletin import Bulletin, OnRow
-from segviz_core.federation.child import Child, environment, stop_all
+from segviz_core.federation.child import Child, environment, free_port, stop_all
 from segviz_core.federation.clock import seconds_ahead
 from segviz_core.federation.node_log import (
     CONNECTED,
@@ -40,7 +39,9 @@ UNREGISTERED_S = 30.0
 """The coordinator may be just starting and register this site in a moment."""
 LEASE_S = 75.0
 """Flower refuses the key of a killed node for about 60 s (flower.md section 3)."""
-_POLL_S, _RETRY_S, _LAST_WORDS_S, _MOST_RESTARTS, _RESTART_WINDOW_S = 0.25, 3.0, 3.0, 5, 600.0
+_LINGER_S, _GOODBYE_S = 5.0, 1.0
+"""The server takes an answer at its next look, and not at all once Flower holds the node for offline."""
+_POLL_S, _RETRY_S, _MOST_RESTARTS, _RESTART_WINDOW_S = 0.25, 3.0, 5, 600.0
 
 
 class Supervisor:
@@ -87,9 +88,11 @@ class Supervisor:
         while not asked_to_stop(self._folder):
             self._bulletin.pass_on()
             if asked_to_leave_after_round(self._folder):
-                if not self._bulletin.working:
+                if self._bulletin.idle_for(_LINGER_S):
                     break
                 self._bulletin.say("leaving", "Leaving as soon as the answer of this round is sent.")
+                if not self._bulletin.working:  # what comes now is told that the site stops
+                    (self._folder / ADDRESS_FILE).unlink(missing_ok=True)
             if self._trainer_error:
                 raise self._trainer_error
             self._keep_trainer()
@@ -107,8 +110,8 @@ class Supervisor:
         (self._folder / ADDRESS_FILE).unlink(missing_ok=True)
         if self._trainer:
             self._trainer.stop()
-        deadline = time.monotonic() + _LAST_WORDS_S
-        while self._bulletin.working and self._online and time.monotonic() < deadline:
+        deadline = time.monotonic() + 4 * _GOODBYE_S
+        while self._online and not self._bulletin.idle_for(_GOODBYE_S) and time.monotonic() < deadline:
             time.sleep(0.1)
 
     def _keep_trainer(self) -> None:
@@ -273,13 +276,6 @@ class Supervisor:
 
 class _Removed(InputError):
     pass
-
-
-def free_port() -> int:
-    """A port of this computer that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main(arguments: Sequence[str]) -> int:
