@@ -18,6 +18,7 @@ from typing import Any
 
 from segviz_core.errors import SegVizError
 from segviz_core.federation import coordinator
+from segviz_core.federation.child import free_port
 from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.study import Study
 from segviz_core.federation.study_folder import SETTINGS_FILE
