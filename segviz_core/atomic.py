@@ -2,11 +2,10 @@
 
 import errno
 import json
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 from segviz_core.errors import InputError
@@ -17,19 +16,20 @@ _REASONS |= {errno.EROFS: "the file system is read-only", errno.ENOENT: "the fol
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` (same suffixes); rename it to `path` when the block ends well.
+    """Yield a temporary path of the same name; move it to `path` when the block ends well.
+
+    It lies in a hidden folder beside `path`, so that who lists `*.json` there never finds half a file.
 
     Raises:
         InputError: the folder is missing, not writable or full. The old file stays.
     """
-    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
-        yield temporary
-        temporary.replace(path)
+        with TemporaryDirectory(dir=path.parent, prefix=".", ignore_cleanup_errors=True) as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            temporary.replace(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:

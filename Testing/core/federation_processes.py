@@ -61,11 +61,13 @@ class Coordinator:
     def output(self) -> str:
         """What it has written, with the logs of its children."""
         logs = sorted((self.study / "logs").glob("*.log"))
-        return "\n".join(f"--- {file.name}\n{file.read_text()[-3000:]}" for file in [self._output, *logs])
+        return "\n".join(
+            f"--- {file.name}\n{file.read_text(encoding='utf-8')[-3000:]}" for file in [self._output, *logs]
+        )
 
     def last_line(self) -> dict[str, Any]:
         """The last JSON line of its output."""
-        lines = [line for line in self._output.read_text().splitlines() if line.startswith("{")]
+        lines = [line for line in self._output.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
         values = json.loads(lines[-1])
         assert isinstance(values, dict)
         return values

@@ -14,11 +14,11 @@ def test_the_new_file_takes_the_place_of_the_old_one_at_the_end(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("old")
     with replacing(path) as temporary:
-        assert temporary.parent == path.parent
-        assert temporary.name.endswith("a.json")
+        assert temporary.name == "a.json"
         temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
+        assert list(tmp_path.glob("*.json")) == [path]  # half a file is not taken for a whole one
+        assert path.read_text(encoding="utf-8") == "old"
+    assert path.read_text(encoding="utf-8") == "new"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -34,7 +34,7 @@ def test_a_failure_or_a_stop_half_way_leaves_the_old_file_and_no_other(tmp_path,
     path.write_text("old")
     with pytest.raises(type(error)):
         write_half(path, error)
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -52,7 +52,7 @@ def test_the_reason_is_one_sentence_and_the_old_file_stays(tmp_path, number, rea
     path.write_text("old")
     with pytest.raises(InputError, match=rf"Cannot write .*a\.json: {reason}\. .*old file is unchanged"):
         write_half(path, OSError(number, os.strerror(number)))
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -77,7 +77,7 @@ def test_checking_a_place_leaves_nothing_there(tmp_path):
 def test_json_is_readable_and_without_nan(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"organ": "Leber", "dice": 0.5})
-    assert json.loads(path.read_text()) == {"organ": "Leber", "dice": 0.5}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"organ": "Leber", "dice": 0.5}
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, float("nan"))
-    assert json.loads(path.read_text())["dice"] == 0.5
+    assert json.loads(path.read_text(encoding="utf-8"))["dice"] == 0.5

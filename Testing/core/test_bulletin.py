@@ -51,6 +51,12 @@ def test_site_works_until_its_answer_is_sent(bulletin: Bulletin) -> None:
     assert not bulletin.idle_for(60.0)  # the coordinator may not have taken the answer yet
 
 
+def test_last_word_of_a_site_is_how_it_ended(bulletin: Bulletin, tmp_path: Path) -> None:
+    bulletin.say("finished", "The study is finished.")
+    bulletin.say("reconnecting", "The coordinator is not running.")  # a line of a process that is being stopped
+    assert bulletin.state == "finished"
+
+
 def test_site_that_was_never_asked_is_idle(bulletin: Bulletin) -> None:
     assert bulletin.idle_for(60.0)
 

@@ -31,7 +31,7 @@ def fab(folder: Path, more: str = "") -> bytes:
     """A study's real app as Flower packs it, with `more` in its ClientApp."""
     write_app(folder)
     client_app = folder / "segviz_study" / "client_app.py"
-    client_app.write_text(client_app.read_text() + more)
+    client_app.write_text(client_app.read_text(encoding="utf-8") + more)
     return build_fab_from_disk(folder)
 
 

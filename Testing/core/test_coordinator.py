@@ -153,7 +153,7 @@ def test_status_is_true_after_a_crash(study: Path) -> None:
 def test_flower_app_in_the_study_is_two_files_that_only_import(study: Path) -> None:
     app = study / "app" / "segviz_study"
     assert sorted(file.name for file in app.iterdir()) == ["client_app.py", "server_app.py"]
-    assert "from segviz_core.federation.server_app import app" in (app / "server_app.py").read_text()
+    assert "from segviz_core.federation.server_app import app" in (app / "server_app.py").read_text(encoding="utf-8")
 
 
 def test_removed_site_is_no_site_of_the_study_any_more(study: Path) -> None:

@@ -66,7 +66,9 @@ def test_interrupted_demo_says_so_and_leaves_no_process(demo):
 def test_started_again_it_goes_on_after_the_last_finished_round(demo):
     assert demo.code == 0, demo.output
     assert demo.rounds_before >= 2
-    rows = [json.loads(line) for line in (demo.folder / "study" / "history.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (demo.folder / "study" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     complete = [row["round"] for row in rows if row["complete"]]
     assert complete == list(range(1, len(schedule(_settings(demo))) + 1))  # every round once, none lost or repeated
     assert demo.left_over_at_the_end == []
@@ -110,12 +112,15 @@ def test_every_site_has_the_same_meta_model_as_the_coordinator(demo):
 
 def test_sites_end_by_themselves_when_the_study_is_finished(demo):
     for organ in ("liver", "spleen"):
-        rows = [json.loads(line) for line in (demo.folder / "sites" / organ / "status.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line)
+            for line in (demo.folder / "sites" / organ / "status.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         assert [row["state"] for row in rows if row["event"] == "state"][-1] == "finished"
 
 
 def test_summary_says_what_happened(demo):
-    summary = json.loads((demo.folder / "summary.json").read_text())
+    summary = json.loads((demo.folder / "summary.json").read_text(encoding="utf-8"))
     assert set(summary["dice"]) == {"liver", "spleen", "mean"}
     assert all(0 <= value <= 1 for value in summary["dice"].values())
     assert summary["rounds"] == len(schedule(_settings(demo)))
@@ -125,7 +130,7 @@ def test_summary_says_what_happened(demo):
 
 
 def test_report_is_one_file_that_needs_no_network(demo):
-    text = (demo.folder / "report.html").read_text()
+    text = (demo.folder / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)=["']https?:""", text)
     assert "data:image/png;base64," in text
     assert (demo.folder / "report.png").stat().st_size > 10_000
@@ -143,12 +148,12 @@ def test_nothing_of_a_patient_or_a_path_is_in_the_coordinators_files(demo):
 
 
 def _settings(demo: Run) -> StudySettings:
-    return StudySettings.from_dict(json.loads((demo.folder / "study" / "study.json").read_text()))
+    return StudySettings.from_dict(json.loads((demo.folder / "study" / "study.json").read_text(encoding="utf-8")))
 
 
 def _complete_rounds(folder: Path) -> int:
     path = folder / "study" / "history.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return sum('"complete": true' in line for line in lines)
 
 

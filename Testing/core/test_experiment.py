@@ -32,7 +32,7 @@ def finished(tmp_path_factory):
 @pytest.fixture(scope="module")
 def table(finished):
     folder = write_table(finished[0] / "smoke")
-    return json.loads((folder / "table.json").read_text())
+    return json.loads((folder / "table.json").read_text(encoding="utf-8"))
 
 
 def test_every_row_has_a_result_with_its_settings_costs_and_scores(finished) -> None:
@@ -97,7 +97,7 @@ def test_run_that_is_killed_goes_on_and_gives_the_same_result_bit_by_bit(finishe
     with pytest.raises(Cancelled):
         run_one(run, tmp_path, runs / "smoke" / "data", on_progress=cancel_once)
     result = run_one(run, tmp_path, runs / "smoke" / "data", on_progress=cancel_once)
-    expected = json.loads((results / "smoke" / "runs" / f"{run.name}.json").read_text())
+    expected = json.loads((results / "smoke" / "runs" / f"{run.name}.json").read_text(encoding="utf-8"))
     again = json.loads(json.dumps(result))
     assert again["scores"] == expected["scores"]
     assert [row["step"] for row in again["curve"]] == [row["step"] for row in expected["curve"]]
@@ -111,7 +111,7 @@ def test_label_mask_of_the_first_case_loses_the_others_labels(finished, tmp_path
     run = next(run for run in read_plan(CONFIGS / "smoke.toml") if run.row == "central-naive")
     wrong = replace(run, variant="bug", options={"label_of": "first case"})
     result = run_one(wrong, tmp_path, finished[1] / "smoke" / "data", on_progress=nothing)
-    right = json.loads((finished[0] / "smoke" / "runs" / f"{run.name}.json").read_text())
+    right = json.loads((finished[0] / "smoke" / "runs" / f"{run.name}.json").read_text(encoding="utf-8"))
     assert result["curve"][-1]["loss"] != right["curve"][-1]["loss"]
 
 
@@ -131,24 +131,24 @@ def test_table_has_one_entry_per_row_nodes_and_evaluation_in_the_agreed_form(tab
 
 def test_published_numbers_stand_in_columns_of_their_own(finished, table) -> None:
     folder = finished[0] / "smoke"
-    published = json.loads((folder / "published.json").read_text())
+    published = json.loads((folder / "published.json").read_text(encoding="utf-8"))
     assert {row["source"] for row in published} == {"SegViz poster", "arXiv 2301.07074"}
     assert not [entry for entry in table if "poster" in json.dumps(entry)]
-    head, _, *rows = (folder / "table.md").read_text().split("\n\n")[3].splitlines()
+    head, _, *rows = (folder / "table.md").read_text(encoding="utf-8").split("\n\n")[3].splitlines()
     assert head.endswith("| SegViz poster | arXiv 2301.07074 |")
     single = next(row for row in rows if row.startswith("| single, personal |"))
     assert ".88±.15 / .79±.17 / .46±.20 / .64±.21" in single.split(" | ")[-2]
-    assert "phantoms: these numbers say nothing about patients" in (folder / "table.html").read_text()
+    assert "phantoms: these numbers say nothing about patients" in (folder / "table.html").read_text(encoding="utf-8")
 
 
 def test_experts_are_an_ablation_not_a_row(finished, table) -> None:
-    ablation = json.loads((finished[0] / "smoke" / "ablation.json").read_text())
+    ablation = json.loads((finished[0] / "smoke" / "ablation.json").read_text(encoding="utf-8"))
     assert [entry["row"] for entry in ablation] == ["segviz+, experts"]
     assert "experts" not in {entry["evaluation"] for entry in table}
 
 
 def test_comparisons_hold_segviz_plus_against_rows_of_the_same_evaluation(finished, table) -> None:
-    compared = json.loads((finished[0] / "smoke" / "statistics.json").read_text())
+    compared = json.loads((finished[0] / "smoke" / "statistics.json").read_text(encoding="utf-8"))
     against = {(one["evaluation"], one["other"]) for one in compared}
     assert ("assembled", "segviz-fedbn, assembled") in against
     assert ("assembled+recal", "segviz-fedbn, assembled+recal") in against

@@ -58,7 +58,7 @@ def run(folder: Path, *options: str) -> tuple[int, str]:
 def test_rows_are_written_kept_and_played_again_until_they_are_good(tmp_path: Path) -> None:
     (tmp_path / "quick_area.py").write_text(AREA)
     code, text = run(tmp_path)
-    rows = {row["fault"]: row for row in json.loads((tmp_path / "out" / "faults.json").read_text())}
+    rows = {row["fault"]: row for row in json.loads((tmp_path / "out" / "faults.json").read_text(encoding="utf-8"))}
     assert code == 1
     assert "BAD kill" in text
     assert "not played: clock, here (no clock)" in text
@@ -69,10 +69,10 @@ def test_rows_are_written_kept_and_played_again_until_they_are_good(tmp_path: Pa
         "fault": "bad reply", "when": "round 3", "expected": "rejected", "seen": "rejected", "seconds": 1.5,
         "rounds_lost": 0, "why": "expected finite numbers", "area": "quick",
     }  # fmt: skip
-    assert (tmp_path / "beds").read_text() == "bed\nbed\n"  # another one after the row that broke it
+    assert (tmp_path / "beds").read_text(encoding="utf-8") == "bed\nbed\n"  # another one after the row that broke it
 
     assert run(tmp_path)[0] == 0
-    assert (tmp_path / "beds").read_text() == "bed\nbed\nbed\n"
+    assert (tmp_path / "beds").read_text(encoding="utf-8") == "bed\nbed\nbed\n"
     code, text = run(tmp_path, "--long")
     assert (code, "BAD stop" in text) == (1, True)  # a finished round was lost
 

@@ -132,7 +132,7 @@ def nginx(folder: Path, configuration: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        assert process.wait(10) == 0, (folder / "nginx.log").read_text()
+        assert process.wait(10) == 0, (folder / "nginx.log").read_text(encoding="utf-8")
 
 
 @pytest.fixture(params=FRONTS)

@@ -14,7 +14,7 @@ from segviz_core import local_socket
 
 def test_only_the_user_may_read_the_key_and_nobody_else_gets_in(tmp_path: Path) -> None:
     listener = local_socket.listen(tmp_path / "place.json")
-    place = json.loads((tmp_path / "place.json").read_text())
+    place = json.loads((tmp_path / "place.json").read_text(encoding="utf-8"))
     assert stat.S_IMODE((tmp_path / "place.json").stat().st_mode) == 0o600
     assert stat.S_IMODE(Path(place["address"]).parent.stat().st_mode) == 0o700
 

@@ -207,7 +207,7 @@ def test_site_that_left_may_come_back_with_a_new_key(tmp_path):
     step_round(study, sites)
     back = newcomer(study, "south", "spleen")
     register(study, {**sites, "55": back}, south="left")
-    entries = json.loads((tmp_path / "sites.json").read_text())
+    entries = json.loads((tmp_path / "sites.json").read_text(encoding="utf-8"))
     del entries["55"]["removed"]
     (tmp_path / "sites.json").write_text(json.dumps(entries))
     row = step_round(study, without(sites, "22") | {"55": back})

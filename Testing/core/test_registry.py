@@ -44,7 +44,7 @@ def want(study: Path, site: str, **more: str) -> None:
 
 
 def registered(study: Path) -> dict[str, Any]:
-    values = json.loads((study / "sites.json").read_text())
+    values = json.loads((study / "sites.json").read_text(encoding="utf-8"))
     assert isinstance(values, dict)
     return values
 

@@ -33,7 +33,7 @@ class Federation:
         self.marker = folder / "foreign code ran"
         for name in ("client_app", "__init__"):  # code of the coordinator that must not run at a site
             file = self.study / "app" / "segviz_study" / f"{name}.py"
-            text = file.read_text() if file.exists() else ""
+            text = file.read_text(encoding="utf-8") if file.exists() else ""
             file.write_text(f"import sys\nif 'client-app' in sys.orig_argv: open({str(self.marker)!r}, 'w')\n{text}")
         self.kits = {name: coordinator.add_site(self.study, name, allow=SITES[name]) for name in SITES}
         self.start()
@@ -45,6 +45,7 @@ class Federation:
         self.coordinator = Coordinator(self.study)
 
     def join(self, name: str) -> None:
+        assert self.coordinator.process.poll() is None, self.coordinator.output()  # a site would wait for it for long
         assert join(self.kits[name], self.folder / name, SITES[name][0])["state"] == "online"
 
     @property
@@ -102,7 +103,7 @@ def test_second_join_is_refused(federation: Federation) -> None:
 
 
 def test_killed_server_app_loses_no_round(federation: Federation) -> None:
-    os.kill(json.loads((federation.study / "status.json").read_text())["pid"], signal.SIGKILL)
+    os.kill(json.loads((federation.study / "status.json").read_text(encoding="utf-8"))["pid"], signal.SIGKILL)
     federation.grows()
 
 
@@ -114,7 +115,10 @@ def test_killed_superlink_loses_no_round(federation: Federation) -> None:
 def test_killed_front_loses_no_round_and_says_nothing_about_its_guests(federation: Federation) -> None:
     kill(federation.study, "federation.front ")
     federation.grows(2)
-    said = [journal.heard(line) for line in (federation.study / "logs" / "front.log").read_text().splitlines()]
+    said = [
+        journal.heard(line)
+        for line in (federation.study / "logs" / "front.log").read_text(encoding="utf-8").splitlines()
+    ]
     assert [row and row["event"] for row in said] == ["listening", "listening"]
 
 
@@ -136,11 +140,11 @@ def test_interrupted_coordinator_leaves_no_process_and_resumes_in_spite_of_a_tru
     assert federation.coordinator.last_line()["kind"] == "cancelled"
     assert processes_of(federation.study) == {}
     assert coordinator.status(federation.study)["state"] == "stopped"
-    nodes = json.loads((federation.study / "sites.json").read_text())
+    nodes = json.loads((federation.study / "sites.json").read_text(encoding="utf-8"))
     os.truncate(federation.study / "flower" / "state.db", 60_000)
     federation.start()
     federation.grows()
-    assert json.loads((federation.study / "sites.json").read_text()) == nodes
+    assert json.loads((federation.study / "sites.json").read_text(encoding="utf-8")) == nodes
     assert (federation.study / "flower" / "state.db.damaged").exists()
     assert [site.status(federation.folder / name)["state"] for name in SITES] == ["online", "online"]
 
@@ -151,7 +155,7 @@ def test_every_round_was_finished_once_with_the_weights_of_an_undisturbed_run(
     coordinator.stop(federation.study)
     assert federation.coordinator.process.wait(30) == 4
     state = StudyState.load(federation.study / "checkpoint.safetensors")
-    rows = [json.loads(line) for line in (federation.study / "history.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (federation.study / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["round"] for row in rows if row["complete"]] == list(range(1, state.finished + 1))
     assert_same_weights(state, reference(tmp_path, SITES, until=state.finished, **SETTINGS))
     federation.start()

@@ -89,7 +89,7 @@ def test_site_goes_online_and_leaves(kit: Path, tmp_path: Path) -> None:
     assert join(kit, folder, "liver")["state"] == "online"
     for name in (KEY_FILE, SECRET_FILE, AUDIT_FILE):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
-    consent = json.loads((folder / CONSENT_FILE).read_text())
+    consent = json.loads((folder / CONSENT_FILE).read_text(encoding="utf-8"))
     assert consent["ca_fingerprint"] == certificates.fingerprint(read_kit(kit).certificate)
     assert {"date", "host", "user", "study", "site", "text"} <= set(consent)
     assert site.status(folder)["certificate_days_left"] > 700

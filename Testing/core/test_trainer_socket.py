@@ -80,7 +80,7 @@ def test_trainer_stops_at_its_batch_when_the_asker_goes(tmp_path: Path, serve: S
             stopped.set()
 
     serve(train_for_ever)
-    place = json.loads((tmp_path / ADDRESS_FILE).read_text())
+    place = json.loads((tmp_path / ADDRESS_FILE).read_text(encoding="utf-8"))
     with Client(place["address"], authkey=bytes.fromhex(place["key"])) as connection:
         connection.send_bytes(REQUEST.to_bytes())
         assert started.wait(10)
@@ -90,7 +90,7 @@ def test_trainer_stops_at_its_batch_when_the_asker_goes(tmp_path: Path, serve: S
 
 def test_stranger_without_the_key_is_turned_away(tmp_path: Path, serve: Serve) -> None:
     errors = serve(lambda request, _: request)
-    place = json.loads((tmp_path / ADDRESS_FILE).read_text())
+    place = json.loads((tmp_path / ADDRESS_FILE).read_text(encoding="utf-8"))
     with pytest.raises(AuthenticationError):
         Client(place["address"], authkey=b"guess")
     assert ask(tmp_path, REQUEST).settings == REQUEST.settings
@@ -99,7 +99,7 @@ def test_stranger_without_the_key_is_turned_away(tmp_path: Path, serve: Serve) -
 
 def test_bytes_that_are_no_packet_are_refused(tmp_path: Path, serve: Serve) -> None:
     errors = serve(lambda request, _: request)
-    place = json.loads((tmp_path / ADDRESS_FILE).read_text())
+    place = json.loads((tmp_path / ADDRESS_FILE).read_text(encoding="utf-8"))
     with Client(place["address"], authkey=bytes.fromhex(place["key"])) as connection:
         connection.send_bytes(b"\x80\x04pickle")
         assert connection.recv_bytes() == b"-refused"

@@ -310,7 +310,7 @@ def test_full_disk_leaves_the_old_labels(tmp_path, suffix):
     assert "Cannot write" in run.stderr
     assert "disk may be full" in run.stderr or "File too large" in run.stderr
     assert "Traceback" not in run.stderr
-    assert path.read_text() == "the old file"
+    assert path.read_text(encoding="utf-8") == "the old file"
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -39,7 +39,7 @@ class Running:
 
 def connect(folder: Path) -> Connection:
     wait_until((folder / worker.ADDRESS_FILE).exists)
-    place = json.loads((folder / worker.ADDRESS_FILE).read_text())
+    place = json.loads((folder / worker.ADDRESS_FILE).read_text(encoding="utf-8"))
     return Client(place["address"], authkey=bytes.fromhex(place["key"]))
 
 
@@ -127,7 +127,7 @@ child = subprocess.Popen(
 )
 pid = json.loads(child.stdout.readline())["pid"]
 child.stdout.readline()
-place = json.loads((folder / "worker.json").read_text())
+place = json.loads((folder / "worker.json").read_text(encoding="utf-8"))
 connection = Client(place["address"], authkey=bytes.fromhex(place["key"]))
 print(pid, flush=True)
 time.sleep(60)

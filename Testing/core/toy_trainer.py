@@ -67,7 +67,7 @@ def main() -> None:
         number = int(request.settings["round"])
         journal.say("round", round=number, stage=request.stage, **news(request.settings))
         file = folder / "behaviour"
-        behaviour = file.read_text() if file.exists() else ""
+        behaviour = file.read_text(encoding="utf-8") if file.exists() else ""
         if behaviour.startswith("slow"):
             end = time.monotonic() + float(behaviour.split()[1])
             while time.monotonic() < end:

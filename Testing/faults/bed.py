@@ -203,7 +203,7 @@ class Bed:
 
     def _session(self) -> str:
         try:
-            return str(json.loads((self.study / coordinator.RUN_FILE).read_text())["session"])
+            return str(json.loads((self.study / coordinator.RUN_FILE).read_text(encoding="utf-8"))["session"])
         except (OSError, ValueError):
             return ""
 

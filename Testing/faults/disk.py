@@ -117,14 +117,11 @@ def _stop(bed: Bed) -> None:
 def _full(disk: Path) -> Iterator[None]:
     """Nothing more can be written while the block runs."""
     filler = disk / "filler"
-    with filler.open("wb") as file, suppress(OSError):
-        while True:
-            file.write(bytes(1 << 20))
-            file.flush()
-    with filler.open("ab") as file, suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-            file.flush()
+    with filler.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096, 1):
+            with suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
     try:
         yield
     finally:

@@ -34,7 +34,7 @@ def keys_bed(folder: Path) -> Iterator[Bed]:
     def spoil(bed: Bed) -> None:
         for name in ("client_app", "__init__"):
             file = bed.study / "app" / "segviz_study" / f"{name}.py"
-            text = file.read_text() if file.exists() else ""
+            text = file.read_text(encoding="utf-8") if file.exists() else ""
             marker = str(bed.folder / MARKER)
             file.write_text(f"import sys\nif 'client-app' in sys.orig_argv: open({marker!r}, 'w')\n{text}")
 

@@ -39,7 +39,11 @@ def main(arguments: Sequence[str]) -> int:
         return _play(_area(options.area), set(options.done.split("\n")), options)
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "faults.json"
-    rows = {_name(row): row for row in json.loads(file.read_text())} if file.exists() and not options.again else {}
+    rows = (
+        {_name(row): row for row in json.loads(file.read_text(encoding="utf-8"))}
+        if file.exists() and not options.again
+        else {}
+    )
     areas = {name: [f for f in _area(name).faults if _chosen(f, options)] for name in options.areas.split(",")}
     wanted = [fault for faults in areas.values() for fault in faults]
     lock, waiting = threading.Lock(), [name for name, faults in areas.items() if faults]

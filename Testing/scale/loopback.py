@@ -44,7 +44,7 @@ def run_on_loopback(folder: Path, *, sites: int, rounds: int) -> dict[str, Any]:
         for name in names:
             if (folder / name / "site.json").exists() and site.is_running(folder / name):
                 site.leave(folder / name)
-    rows = [json.loads(line) for line in (study / "history.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (study / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     return {
         "sites": sites,
         "rounds": len(rows),
@@ -57,7 +57,7 @@ def run_on_loopback(folder: Path, *, sites: int, rounds: int) -> dict[str, Any]:
 
 def _peak_mb(pid: int) -> float:
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0.0
     return max((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), default=0.0)

@@ -97,7 +97,7 @@ def _noise(template: Template) -> dict[str, dict[str, np.ndarray]]:
 
 def megabytes(name: str) -> float:
     """VmHWM, RssAnon, ... of this process, from /proc/self/status (Linux)."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    line = next(line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(f"{name}:"))
     return round(int(line.split()[1]) / 1024, 1)
 
 
@@ -113,7 +113,7 @@ def simulate(folder: Path, sites: int) -> dict[str, Any]:
     rows, close = [], study.close_round
     began = [time.process_time(), time.monotonic(), 0.0]
     start = megabytes("VmRSS")
-    CLEAR.write_text("5")  # the peak is counted anew from here
+    CLEAR.write_text("5", encoding="utf-8")  # the peak is counted anew from here
 
     def measured(**values: Any) -> dict[str, Any]:
         row = close(**values)
@@ -131,7 +131,7 @@ def simulate(folder: Path, sites: int) -> dict[str, Any]:
             }
         )
         began[:] = cpu, wall, grid.elsewhere
-        CLEAR.write_text("5")
+        CLEAR.write_text("5", encoding="utf-8")
         return row
 
     study.close_round = measured  # type: ignore[method-assign]

@@ -127,7 +127,7 @@ def descendants(word: str) -> list[int]:
         if entry.name.isdigit():
             try:
                 line = (entry / "cmdline").read_bytes().decode(errors="replace")
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                state = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
             except OSError:
                 continue
             if word in line and state != "Z":

@@ -155,11 +155,16 @@ def picture_federation(shots: Shots, folder: Path) -> None:
 def copy_record(site: Path) -> None:
     """The record of the demo's liver site up to the middle of a shared round."""
     site.mkdir()
-    rows = [json.loads(line) for line in (DEMO / "sites" / "liver" / "status.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (DEMO / "sites" / "liver" / "status.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     steps = [i for i, row in enumerate(rows) if row["event"] == "progress" and row["stage"] == "train"]
     middle = next(i for i in reversed(steps) if rows[i]["done"] < rows[i]["total"])
     (site / "status.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[: middle + 1]))
-    sent = [json.loads(line) for line in (DEMO / "sites" / "liver" / "audit.jsonl").read_text().splitlines()]
+    sent = [
+        json.loads(line) for line in (DEMO / "sites" / "liver" / "audit.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     sent = [row for row in sent if row.get("settings", {}).get("round", 0) < rows[middle]["round"]]
     (site / "audit.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sent))
 

@@ -90,9 +90,9 @@ def test_an_intel_mac_gets_openvino_in_a_folder_of_its_own_or_one_sentence(user_
 
 def test_the_segment_sets_of_slicer_and_of_pip_are_one():
     """Beyond what Slicer brings itself."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     pip = {*extras["segment"], *extras["images"], "safetensors>=0.4"} - {"segviz[images]", "SimpleITK>=2.3"}
-    slicers = (RESOURCES / "requirements.txt").read_text().splitlines()
+    slicers = (RESOURCES / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert {line for line in slicers if not line.startswith("#")} == pip - {"scipy>=1.11"}
 
 
@@ -101,7 +101,7 @@ def test_flower_goes_into_a_private_folder_with_slicers_versions_as_constraints(
     own.ensureFederation()
     request = slicer.packaging.requests[-1]
     assert request["requirements"] == ["--target", str(own.flwrFolder), f"flwr=={FLWR_VERSION}"]
-    assert request["constraints"].read_text() == "numpy==2.4.6\ntorch==2.12.0\n"
+    assert request["constraints"].read_text(encoding="utf-8") == "numpy==2.4.6\ntorch==2.12.0\n"
     assert FLWR_VERSION in asked[0]
     assert "275 MB" in asked[0]
 

@@ -75,7 +75,7 @@ def study(tmp_path):
 
 def finished_rounds(study):
     path = study / "history.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     return [row for row in rows if row["complete"]]
 
 

@@ -188,7 +188,11 @@ def test_the_extension_describes_itself_as_the_index_checks():
 
 
 def test_every_name_of_the_ui_that_the_code_uses_exists():
-    names = set(re.findall(r'<widget class="\w+" name="(\w+)"', (MODULE / "Resources/UI/SegVizSlicer.ui").read_text()))
+    names = set(
+        re.findall(
+            r'<widget class="\w+" name="(\w+)"', (MODULE / "Resources/UI/SegVizSlicer.ui").read_text(encoding="utf-8")
+        )
+    )
     for path in SOURCES:
         used = set(re.findall(r"\bui\.(\w+)\b", path.read_text(encoding="utf-8")))
         assert used <= names, f"{path.name}: {sorted(used - names)}"

@@ -129,7 +129,7 @@ def test_a_hint_names_what_the_window_has(core, window):
 def test_hints_of_the_core_that_the_window_translates_are_still_the_core_s():
     """Words that the core no longer says would be dead weight, and the new ones would reach people untranslated."""
     sources = ("torch_inference.py", "tiles.py", "__main__.py")
-    text = " ".join((ROOT / "segviz_core" / name).read_text() for name in sources)
+    text = " ".join((ROOT / "segviz_core" / name).read_text(encoding="utf-8") for name in sources)
     for core in (
         "Use --device cpu, or --fast.",
         "segment with --fast",

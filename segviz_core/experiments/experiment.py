@@ -150,7 +150,7 @@ def _result(run: Run, trained: Trained, data: Data, scores: Mapping[str, Any], c
 @contextmanager
 def _claimed(path: Path) -> Iterator[bool]:
     """Whether this process alone holds the run; a killed process lets go by itself."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -11,6 +11,7 @@ Every row has `event` and `time` (seconds since 1970).
 """
 
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from segviz_core.federation import journal
 from segviz_core.federation.schema import DOING
 
 OnRow = Callable[[Mapping[str, Any]], None]
+
+ENDED = ("left", "finished", "failed", "removed")
 
 
 class Bulletin:
@@ -34,12 +37,15 @@ class Bulletin:
         self.working = False
         """Whether a request is being answered: until its answer is with the coordinator."""
         self._sent = -math.inf
+        self._lock = threading.RLock()  # the lines of each process are read in a thread of its own
 
     def say(self, state: str, message: str, **values: str) -> None:
-        """The site's state in one sentence; nothing where it said so last."""
-        if (state, message) != (self.state, self.message):
+        """The site's state in one sentence; nothing where it said so last, or where the site has ended."""
+        with self._lock:
+            if self.state in ENDED or (state, message) == (self.state, self.message):
+                return
             self.tell("state", state=state, message=message, **values)
-        self.state, self.message = state, message
+            self.state, self.message = state, message
 
     def tell(self, event: str, **values: Any) -> None:
         """One row; a round that begins or is answered changes the state too."""
