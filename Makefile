@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up .venv by themselves. PYTHON=..., TORCH_INDEX=... and CUDA=1 steer that (README.md).
-.PHONY: setup demo test test-312 test-slicer screenshots experiments table scale faults faults-long bench-model bench bench-full lint clean
+.PHONY: setup demo test test-312 test-slicer kills screenshots experiments table scale faults faults-long bench-model bench bench-full lint clean
 
 # Any Python that runs may start the set-up; the set-up then finds the right one.
 RUNNING := $(shell for p in $(PYTHON) python3 python3.11 python3.12 python; do \
@@ -38,6 +38,11 @@ test-slicer:
 	.venv-slicer/bin/python -m pip install -q -e ".[images,pytest]" cryptography slicer-core==$(SLICER_CORE) "PySide6-Essentials>=6.8,!=6.12.0"
 	.venv-slicer/bin/python -m pytest Testing/slicer
 
+# Every process of a click and of a site, killed ten times each under full load; prints the counts.
+kills:
+	@$(SETUP) test
+	KILLS=10 .venv/bin/python -m pytest -s Testing/slicer/test_kills.py Testing/slicer/test_site_kills.py
+
 # Resources/Screenshots/*.png from the real module; look at each one afterwards.
 screenshots:
 	@$(SETUP) test
@@ -68,6 +73,7 @@ bench: bench-model
 	.venv/bin/python Testing/benchmarks/inference.py
 	.venv/bin/python Testing/benchmarks/training.py
 	.venv/bin/python Testing/benchmarks/aggregation.py
+	.venv/bin/python Testing/benchmarks/rounds.py
 
 bench-full: bench-model
 	.venv/bin/python Testing/benchmarks/inference.py --full

@@ -52,6 +52,10 @@ class FederationLogic:
         arguments = ["site", "estimate", str(kit.path), "--cases", str(cases), *labelArguments(labelValues)]
         self._start([*arguments, "--cores", str(cores)], **callbacks)
 
+    def makeKey(self, folder: Path, **callbacks: Any) -> None:
+        """Make a site key in `folder`, or find it there; the outcome's `public_key` is the file of its public half."""
+        self._start(["site", "key", "--work", str(folder)], **callbacks)
+
     def join(
         self,
         kit: KitInfo,

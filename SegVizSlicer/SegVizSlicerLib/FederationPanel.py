@@ -13,11 +13,12 @@ from SegVizSlicerLib.CasesPanel import CasesPanel
 from SegVizSlicerLib.Connection import testConnection
 from SegVizSlicerLib.EstimatePanel import EstimatePanel
 from SegVizSlicerLib.FederationLogic import FederationLogic, defaultCores
+from SegVizSlicerLib.KitPanel import KitPanel
 from SegVizSlicerLib.LabelSetTable import LabelSetTable
 from SegVizSlicerLib.Question import askChoice
 from SegVizSlicerLib.Report import Outcome
 from SegVizSlicerLib.RoundsView import RoundsView
-from SegVizSlicerLib.SiteKit import KitInfo, assembleKit, certificateOf, readKit
+from SegVizSlicerLib.SiteKit import KitInfo, certificateOf
 from SegVizSlicerLib.State import explain
 
 FOLLOW_MS = 500
@@ -36,18 +37,12 @@ class FederationPanel:
     ) -> None:
         self.window, self.logic = window, logic
         self.askConsent, self.ask = askConsent, ask
-        self.kit: KitInfo | None = None
-        self._kitProblem = ""
         self._connected: tuple[str, ...] = ()
         self._imported: set[Path] = set()
         ui = window.ui
         self.labelSet = LabelSetTable(ui.labelSetSelector, ui.labelTable, window.updateGUI)
         self.rounds = RoundsView(ui)
-        self.cases, self.estimate = CasesPanel(self), EstimatePanel(self)
-        ui.kitPath.currentPathChanged.connect(lambda path: self.chooseKit(Path(path)))
-        for field in (ui.certificatePath, ui.keyPath):
-            field.currentPathChanged.connect(lambda _path: self._choosePart())
-        ui.addressEdit.textChanged.connect(lambda _text: window.updateGUI())
+        self.coordinator, self.cases, self.estimate = KitPanel(self), CasesPanel(self), EstimatePanel(self)
         ui.testConnectionButton.clicked.connect(lambda *_a: self.testConnection())
         ui.consentButton.clicked.connect(lambda *_a: self.showConsent())
         ui.withdrawButton.clicked.connect(lambda *_a: self.withdraw())
@@ -58,33 +53,21 @@ class FederationPanel:
 
     def restore(self) -> None:
         """Fill in what the user chose last time, and follow a site that is still running."""
-        ui, settings, policy = self.window.ui, qt.QSettings(), self.window.policy
+        ui, settings = self.window.ui, qt.QSettings()
         self.labelSet.offer(())
         ui.casesPath.setCurrentPath(str(settings.value("SegViz/cases", "") or ""))
         ui.coresSpinBox.setValue(int(settings.value("SegViz/cores", defaultCores())))
-        if policy.address:
-            ui.addressEdit.setText(policy.address)
-        if policy.certificate:
-            ui.certificatePath.setCurrentPath(policy.certificate)
-        kit = str(settings.value("SegViz/kit", "") or "")
-        if kit and Path(kit).exists():
-            ui.kitPath.setCurrentPath(kit)
+        self.coordinator.restore()
         if self.joined():
             self._timer.start()
             self.follow()
 
     # -- what others ask
 
-    def addressText(self) -> str:
-        """The coordinator's address as shown."""
-        return str(self.window.ui.addressEdit.text)
-
-    def certificateText(self) -> str:
-        """The certificate in words, or empty."""
-        if self.kit is None:
-            return ""
-        fingerprint = consent.readableFingerprint(self.kit.fingerprint)
-        return _("{fingerprint}, {days:.0f} more days").format(fingerprint=fingerprint, days=self.kit.daysLeft)
+    @property
+    def kit(self) -> KitInfo | None:
+        """The site kit, once a good one is chosen."""
+        return self.coordinator.kit
 
     def joined(self) -> bool:
         """Whether this computer's site is running."""
@@ -106,11 +89,10 @@ class FederationPanel:
             return _("Choose a label set.")
         if why := self.cases.whyNot():
             return why
-        if not self.addressText():
-            return _("Enter the coordinator address.")
-        if self.kit is None:
-            return _("Choose the coordinator's CA certificate.")
-        if self._connected != (self.addressText(), certificateOf(self.kit)):
+        if why := self.coordinator.whyNot():
+            return why
+        assert self.kit is not None
+        if self._connected != (self.coordinator.address, certificateOf(self.kit)):
             return _("Test the connection first.")
         if not consent.consentDate(self.kit, self.labelSet.organs()):
             return _("Give consent first.")
@@ -118,24 +100,11 @@ class FederationPanel:
 
     # -- the steps
 
-    def chooseKit(self, path: Path) -> None:
-        """Read a kit, or its kit.json when the three parts come one by one."""
-        self.kit, self._kitProblem, self._connected = None, "", ()
-        if path.suffix == ".json":
-            self._choosePart()
-            return
-        if str(path) != ".":
-            try:
-                self._useKit(readKit(path))
-            except ValueError as error:
-                self._kitProblem = str(error)
-        self.window.updateGUI()
-
     def testConnection(self) -> None:
         """Try the coordinator's address with the kit's certificate."""
         assert self.kit is not None
         label, button = self.window.ui.connectionLabel, self.window.ui.testConnectionButton
-        address, certificate = self.addressText(), certificateOf(self.kit)
+        address, certificate = self.coordinator.address, certificateOf(self.kit)
         label.setText(_("Connecting to {address}...").format(address=address))
         button.setEnabled(False)
 
@@ -210,7 +179,7 @@ class FederationPanel:
         running = _("Please wait until the running command has ended.") if busy else running
         noOrgans = "" if organs else _("Choose a label set.")
         noKit = "" if kit else _("Choose the coordinator's CA certificate.")
-        noAddress = "" if self.addressText() else _("Enter the coordinator address.")
+        noAddress = "" if self.coordinator.address else _("Enter the coordinator address.")
         ui.joinButton.setText(_("Cancel") if busy else _("Leave") if joined else _("Join"))
         leave = _("Leave; the heads stay with the coordinator, and you can join again.") if joined else ""
         explain(ui.joinButton, self.whyNotJoin(), leave)
@@ -222,56 +191,27 @@ class FederationPanel:
         date = consent.consentDate(kit, organs) if kit else ""
         ui.consentLabel.setText(_("Given on {date}.").format(date=date) if date else _("Not given."))
         explain(ui.withdrawButton, "" if date else _("There is no consent to withdraw."))
-        ui.kitLabel.setText(kit.text if kit else self._kitProblem)
         self.rounds.update()
         self._lockFields(running)
 
     def _lockFields(self, running: str) -> None:
         ui, kit, policy = self.window.ui, self.kit, self.window.policy
         barred = "" if policy.federation else policy.reason
-        for field in (ui.kitPath, ui.casesPath, ui.labelTable, ui.coresSpinBox, ui.keyPath):
+        self.coordinator.update(running, barred)
+        for field in (ui.casesPath, ui.labelTable, ui.coresSpinBox):
             field.enabled = not (running or barred)
-        explain(ui.addressEdit, barred or (policy.reason if policy.address else running))
-        explain(ui.certificatePath, barred or (policy.reason if policy.certificate else running))
         limit = ", ".join(kit.allow) if kit else ""
         allowed = _("The coordinator's kit allows {organs} only.").format(organs=limit) if limit else ""
         explain(ui.labelSetSelector, barred or allowed or running)
 
     # -- helpers
 
-    def _useKit(self, kit: KitInfo) -> None:
-        policy = self.window.policy
-        if policy.certificate and Path(policy.certificate).read_text(encoding="ascii").strip() != (
-            certificateOf(kit).strip()
-        ):
-            raise ValueError(_("This kit has another certificate than the one set by your administrator."))
-        self.kit = kit
-        self.window.ui.addressEdit.setText(policy.address or kit.address)
-        self.labelSet.offer(kit.allow)
-        qt.QSettings().setValue("SegViz/kit", str(kit.path))
-
-    def _choosePart(self) -> None:
-        """With kit.json, certificate and key all named, they are as good as a kit."""
-        ui = self.window.ui
-        paths = [Path(field.currentPath) for field in (ui.kitPath, ui.certificatePath, ui.keyPath)]
-        if paths[0].suffix == ".json" and all(path.is_file() for path in paths):
-            try:
-                folder = self.window.folder / "kits"
-                self._useKit(assembleKit(*paths, address=self.addressText(), folder=folder))
-            except (OSError, ValueError) as error:
-                self._kitProblem = str(error)
-        self.window.updateGUI()
-
     def _join(self) -> None:
         ui, dependencies = self.window.ui, self.window.dependencies
-        assert self.kit is not None
         self.say(_("Starting..."))
         dependencies.ensureFederation()
-        kit = self.kit
-        if self.addressText() != kit.address:
-            kit = kit.withAddress(self.addressText(), self.window.folder / "kits")
         self.logic.join(
-            kit,
+            self.coordinator.toJoin(),
             Path(self.cases.folder),
             SiteCases.labelValues(self.labelSet.annotations()),
             cores=ui.coresSpinBox.value,

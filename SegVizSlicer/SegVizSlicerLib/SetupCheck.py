@@ -31,8 +31,8 @@ def checkSetup(window: Any) -> list[tuple[str, str]]:
         (_("Disk"), _disk(window.folder)),
         (_("Work path"), _workPath()),
         (_("Model"), model.hash[:12] if model else _("none: import one")),
-        (_("Coordinator"), window.federation.addressText() or _("none: choose a site kit")),
-        (_("Certificate"), window.federation.certificateText() or _("none: choose a site kit")),
+        (_("Coordinator"), window.federation.coordinator.address or _("none: choose a site kit")),
+        (_("Certificate"), window.federation.coordinator.certificateText or _("none: choose a site kit")),
         (_("Policy"), window.policy.problem or (_("in force") if window.policy.inForce else _("none"))),
     ]
 

@@ -12,6 +12,8 @@ from typing import Any
 from slicer.i18n import tr as _
 
 MEMBERS = ("kit.json", "ca.crt", "site_key")
+"""A kit for a key that the site made itself has the first two."""
+
 LARGEST_MEMBER = 65_536  # bytes, as segviz_core.federation.kit allows
 
 
@@ -28,19 +30,29 @@ class KitInfo:
     daysLeft: float
     segviz: str
     flwr: str
+    hasKey: bool
 
     @property
     def text(self) -> str:
         """One paragraph for the label under the field."""
         organs = ", ".join(self.allow) if self.allow else _("any organ")
         text = _("Site {site} of study {study}; may annotate {organs}; certificate valid for {days:.0f} more days.")
-        return text.format(site=self.site, study=self.study, organs=organs, days=self.daysLeft)
+        text = text.format(site=self.site, study=self.study, organs=organs, days=self.daysLeft)
+        return text if self.hasKey else text + " " + _("It holds no key: choose this site's own.")
 
     def withAddress(self, address: str, folder: Path) -> "KitInfo":
         """The same kit with another way to the coordinator, written into `folder`."""
-        with zipfile.ZipFile(self.path) as file:
-            values, certificate, key = (file.read(name) for name in MEMBERS)
-        return _write(folder / "kit.zip", json.loads(values) | {"address": address}, certificate, key)
+        members = _members(self.path)
+        values = json.loads(members["kit.json"]) | {"address": address}
+        return _write(folder / "kit.zip", members | {"kit.json": json.dumps(values, indent=2).encode()})
+
+    def withKey(self, key: Path, folder: Path) -> "KitInfo":
+        """The same kit with the private key that this site made, written into `folder`.
+
+        Raises:
+            ValueError: the file is no key.
+        """
+        return _write(folder / "kit.zip", _members(self.path) | {"site_key": _readKey(key)})
 
 
 def readKit(path: Path) -> KitInfo:
@@ -52,7 +64,7 @@ def readKit(path: Path) -> KitInfo:
     try:
         with zipfile.ZipFile(path) as file:
             entries = {entry.filename: entry.file_size for entry in file.infolist()}
-            if set(entries) != set(MEMBERS) or max(entries.values()) > LARGEST_MEMBER:
+            if set(entries) | {"site_key"} != set(MEMBERS) or max(entries.values()) > LARGEST_MEMBER:
                 raise ValueError(path)
             values, certificate = json.loads(file.read("kit.json")), file.read("ca.crt").decode("ascii")
         return KitInfo(
@@ -65,6 +77,7 @@ def readKit(path: Path) -> KitInfo:
             daysLeft=_daysLeft(certificate),
             segviz=str(values["segviz"]),
             flwr=str(values["flwr"]),
+            hasKey="site_key" in entries,
         )
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, ssl.SSLError) as error:
         text = _("{path} is not a site kit: choose the one file that the coordinator sent, or its three parts.")
@@ -77,14 +90,14 @@ def assembleKit(settings: Path, certificate: Path, key: Path, *, address: str, f
     Raises:
         ValueError: a part is missing or cannot be read.
     """
-    parts = dict(zip(MEMBERS, (settings, certificate, key), strict=True))
-    for name, path in parts.items():
+    for name, path in zip(MEMBERS, (settings, certificate, key), strict=True):
         if not path.is_file() or path.stat().st_size > LARGEST_MEMBER:
             text = _("{path} is not the {name} of a site kit.")
             raise ValueError(text.format(path=path, name=name))
     values: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
     values["address"] = address or values["address"]
-    return _write(folder / "kit.zip", values, certificate.read_bytes(), key.read_bytes())
+    members = {"kit.json": json.dumps(values, indent=2).encode(), "ca.crt": certificate.read_bytes()}
+    return _write(folder / "kit.zip", members | {"site_key": _readKey(key)})
 
 
 def certificateOf(kit: KitInfo) -> str:
@@ -93,12 +106,24 @@ def certificateOf(kit: KitInfo) -> str:
         return file.read("ca.crt").decode("ascii")
 
 
-def _write(path: Path, values: dict[str, Any], certificate: bytes, key: bytes) -> KitInfo:
+def _members(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def _readKey(path: Path) -> bytes:
+    content = path.read_bytes() if path.stat().st_size <= LARGEST_MEMBER else b""
+    if b"PRIVATE KEY" not in content:
+        raise ValueError(_("{path} is not a private key; its name does not end in .pub.").format(path=path))
+    return content
+
+
+def _write(path: Path, members: dict[str, bytes]) -> KitInfo:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, content in zip(MEMBERS, (json.dumps(values, indent=2), certificate, key), strict=True):
+        for name, content in members.items():
             file.writestr(name, content)
     return readKit(path)
 

@@ -32,8 +32,11 @@ def child_python() -> str:
     return str(python)
 
 
-def write_launcher(folder: Path, *, shadows: tuple[str, ...] = ()) -> Path:
-    """Write PythonSlicer into `folder`; the packages `shadows` come first on its path, from a folder of Slicer's."""
+def write_launcher(folder: Path, *, shadows: tuple[str, ...] = (), program: Path | None = None) -> Path:
+    """Write PythonSlicer into `folder`; the packages `shadows` come first on its path, from a folder of Slicer's.
+
+    `program` gets the arguments in place of Python.
+    """
     packages = folder / "slicer-packages"
     packages.mkdir(parents=True)
     for name in shadows:
@@ -42,10 +45,9 @@ def write_launcher(folder: Path, *, shadows: tuple[str, ...] = ()) -> Path:
             shutil.copytree(source, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(source, packages / name)
+    python = f'"{child_python()}" "{program}"' if program else f'"{child_python()}"'
     launcher = folder / "PythonSlicer"
-    launcher.write_text(
-        f'#!/bin/sh\nPYTHONPATH="{packages}:$PYTHONPATH"\nexport PYTHONPATH\n"{child_python()}" "$@"\nexit $?\n'
-    )
+    launcher.write_text(f'#!/bin/sh\nPYTHONPATH="{packages}:$PYTHONPATH"\nexport PYTHONPATH\n{python} "$@"\nexit $?\n')
     launcher.chmod(0o755)
     return launcher
 
@@ -108,15 +110,16 @@ print(json.dumps({{name: base64.b64encode(content).decode() for name, content in
     return {name: base64.b64decode(text) for name, text in json.loads(run.stdout).items()}
 
 
-def write_kit(path: Path, **changes: object) -> Path:
-    """A site kit as the coordinator sends it; `changes` replace entries of kit.json."""
+def write_kit(path: Path, *, key: bool = True, **changes: object) -> Path:
+    """A site kit as the coordinator sends it, without a `key` where the site made it; `changes` go into kit.json."""
     parts = kit_parts()
     values = json.loads(parts["kit.json"]) | changes
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("kit.json", json.dumps(values))
         file.writestr("ca.crt", parts["ca.crt"])
-        file.writestr("site_key", parts["site_key"])
+        if key:
+            file.writestr("site_key", parts["site_key"])
     return path
 
 

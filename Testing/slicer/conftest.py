@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,3 +54,13 @@ def a_ct() -> object:
     from scenes import add_ct
 
     return add_ct()
+
+
+@pytest.fixture
+def busy_cores() -> Iterator[None]:
+    """One endless loop per core."""
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    yield
+    for program in programs:
+        program.kill()
+        program.wait()

@@ -3,6 +3,7 @@
 import socket
 import ssl
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +121,37 @@ class TestKit:
             assembleKit(
                 user_folder / "kit.json", user_folder / "nowhere", user_folder / "key", address="", folder=user_folder
             )
+
+    def test_a_kit_without_a_key_waits_for_the_key_that_stayed_here(self, window, user_folder):
+        window.ui.kitPath.setCurrentPath(str(write_kit(user_folder / "keyless.zip", key=False)))
+        why = "Choose this site's key: the kit was made for a key that stays here."
+        assert window.federation.coordinator.whyNot() == why
+        assert window.ui.kitLabel.text.endswith("It holds no key: choose this site's own.")
+        (user_folder / "site_key.pub").write_bytes(b"ecdsa-sha2-nistp384 AAAA")
+        window.ui.keyPath.setCurrentPath(str(user_folder / "site_key.pub"))
+        assert "is not a private key" in window.ui.kitLabel.text
+        (user_folder / "site_key").write_bytes(kit_parts()["site_key"])
+        window.ui.keyPath.setCurrentPath(str(user_folder / "site_key"))
+        assert window.federation.coordinator.whyNot() == ""
+        assert (window.federation.kit.path.stat().st_mode & 0o777) == 0o600
+        assert window.federation.coordinator.toJoin().hasKey
+
+    def test_a_key_is_made_here_and_its_public_half_is_for_the_coordinator(self, window, user_folder, monkeypatch):
+        opened = []
+        monkeypatch.setattr(qt.QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
+        window.ui.makeKeyButton.click()
+        process = FakeProcess.started[-1]
+        folder = Path(process.arguments[-1])
+        assert process.arguments == ["site", "key", "--work", str(folder)]
+        folder.mkdir(parents=True)
+        (folder / "site_key").write_bytes(kit_parts()["site_key"])
+        process.finish(public_key=str(folder / "site_key.pub"))
+        assert window.ui.keyPath.currentPath == str(folder / "site_key")
+        assert window.ui.federationStatus.text.startswith(f"Send {folder / 'site_key.pub'} to the coordinator")
+        assert opened == [str(folder)]
+        window.ui.keyPath.setCurrentPath("")  # another day
+        window.ui.kitPath.setCurrentPath(str(write_kit(user_folder / "keyless.zip", key=False)))
+        assert window.federation.kit.hasKey
 
     def test_only_its_path_is_remembered(self, window, kit):
         window.ui.kitPath.setCurrentPath(str(kit))

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 
@@ -16,16 +14,6 @@ from SegVizSlicerLib.State import State
 from SegVizSlicerLib.Worker import Worker
 
 TIMES = 10
-
-
-@pytest.fixture
-def busy_cores():
-    """One endless loop per core."""
-    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
-    yield
-    for program in programs:
-        program.kill()
-        program.wait()
 
 
 @pytest.mark.parametrize("victim", ["command", "command's launcher", "worker", "worker's launcher"])
