@@ -14,8 +14,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "core"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core"))
 from federation_processes import Coordinator
 from measure import ROOT, machine
 
@@ -27,6 +26,7 @@ from segviz_core.federation import coordinator, journal, site
 from segviz_core.federation.child import free_port
 from segviz_core.federation.site import CLIENT_APP, TRAINER, SiteOptions
 
+HERE = Path(__file__).resolve().parent
 ROUNDS, STEPS = 8, 4
 _WAYS: dict[str, dict[str, Any]] = {
     "warm trainer": {"client_app": CLIENT_APP, "trainer": TRAINER},
