@@ -1,5 +1,5 @@
 # `make demo` and `make test` set up .venv by themselves. PYTHON=..., TORCH_INDEX=... and CUDA=1 steer that (README.md).
-.PHONY: setup demo test test-312 test-slicer kills screenshots experiments table scale faults faults-long bench-model bench bench-full lint clean
+.PHONY: setup demo test test-312 test-slicer kills screenshots experiments table scale faults faults-long bench-model bench bench-full bench-peers bench-page lint clean
 
 # Any Python that runs may start the set-up; the set-up then finds the right one.
 RUNNING := $(shell for p in $(PYTHON) python3 python3.11 python3.12 python; do \
@@ -69,14 +69,21 @@ bench-model:
 	.venv/bin/python Testing/benchmarks/model.py
 
 # Ours beside the stock pipeline and peers: build/bench/*.json. Rows that are there are kept: an interrupted run goes on.
-bench: bench-model
+bench: bench-model bench-peers
 	.venv/bin/python Testing/benchmarks/inference.py
 	.venv/bin/python Testing/benchmarks/training.py
 	.venv/bin/python Testing/benchmarks/aggregation.py
 	.venv/bin/python Testing/benchmarks/rounds.py
 
-bench-full: bench-model
+bench-full: bench-model bench-peers
 	.venv/bin/python Testing/benchmarks/inference.py --full
+
+bench-peers:
+	.venv/bin/python -m pip install -q --no-deps -r Testing/benchmarks/requirements-peers.txt
+
+# The README's table and plot from build/bench; look at docs/pictures/bench.png afterwards.
+bench-page:
+	.venv/bin/python Testing/benchmarks/page.py
 
 # Every fault of the matrix on real processes, at most 40 minutes: build/faults.json. The long one adds SIGSTOP, long
 # cuts and slow lines. Rows that came out as expected are kept; delete the file to play all of them again.

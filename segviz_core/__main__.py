@@ -26,6 +26,9 @@ _COMMON_HELP = (
     "--cancel-file FILE (stop once FILE exists) and --heartbeat FILE (stop once FILE is no longer touched)."
 )
 
+_EXTRAS = {"torch": "train", "monai": "train", "flwr": "federation", "matplotlib": "demo", "nncf": "export"}
+"""The extra of pyproject.toml that brings a package; the others come with `segment`."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code; a person never sees a traceback unless --debug asks for it."""
@@ -97,9 +100,10 @@ def _explained(error: BaseException) -> SegVizError:
     if isinstance(error, MemoryError):
         return SegVizError("There is not enough memory.", hint="Close other programs, or segment with --fast.")
     if isinstance(error, ModuleNotFoundError):
+        extra = _EXTRAS.get((error.name or "").partition(".")[0], "segment")
         return SegVizError(
             f"This command needs the package {error.name}, which is not installed.",
-            hint="Install SegViz with its extras: pip install 'segviz[federation]'.",
+            hint=f"Install SegViz with its extra {extra!r}: pip install 'segviz[{extra}]'.",
         )
     what = str(error).strip().splitlines()[0] if str(error).strip() else "no further message"
     return SegVizError(

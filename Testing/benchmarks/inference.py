@@ -12,7 +12,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -167,9 +166,6 @@ def _measure(bench: Bench, *, full: bool) -> None:
         if full and slices != WHOLE_BODY_SLICES:
             bench.time("stock", abdomen(scans, slices), runs=1)
     for peer in ("segresnetds", "nnunet"):
-        if peer == "nnunet" and not find_spec("nnunetv2"):
-            _log.warning("nnU-Net's predictor is not measured: pip install nnunetv2 into .venv first.")
-            continue
         command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("peers.py")), peer]
         runs = 3 if full else 1
         bench.row(

@@ -1,4 +1,4 @@
-"""Imports point one way: every module is imported by an interpreter of its own, and its source is read as well."""
+"""Imports point one way: an interpreter of its own imports the modules of a kind, and their source is read as well."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ SLICER = {"slicer", "qt", "ctk", "vtk"}
 LOADED = """
 import sys
 before = {name.partition(".")[0] for name in sys.modules}
-import MODULE
+MODULES
 print(*sorted({name.partition(".")[0] for name in sys.modules} - before))
 """
 
@@ -25,27 +25,23 @@ def test_every_module_has_one_entry_in_the_table() -> None:
     assert set().union(*tables) == set(modules())
 
 
-@pytest.mark.parametrize("module", sorted(STANDARD_LIBRARY))
-def test_start_up_imports_only_the_standard_library(module: str) -> None:
+def test_start_up_imports_only_the_standard_library() -> None:
     other_names = {"segviz_core", "__mp_main__"}  # multiprocessing calls the main module so
-    assert loaded(module) - other_names <= sys.stdlib_module_names
+    assert loaded(STANDARD_LIBRARY) - other_names <= sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("module", sorted(WITHOUT_TORCH))
-def test_module_without_torch_brings_in_neither_torch_nor_flower(module: str) -> None:
-    assert not loaded(module) & ({"torch", "monai", "flwr"} | SLICER)
+def test_modules_without_torch_bring_in_neither_torch_nor_flower() -> None:
+    assert not loaded(WITHOUT_TORCH) & ({"torch", "monai", "flwr"} | SLICER)
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="this environment has no torch")
-@pytest.mark.parametrize("module", sorted(TORCH))
-def test_module_with_torch_brings_in_no_flower(module: str) -> None:
-    assert not loaded(module) & ({"flwr"} | SLICER)
+def test_modules_with_torch_bring_in_no_flower() -> None:
+    assert not loaded(TORCH) & ({"flwr"} | SLICER)
 
 
 @pytest.mark.skipif(find_spec("flwr") is None, reason="this environment has no Flower")
-@pytest.mark.parametrize("module", sorted(FLOWER))
-def test_module_with_flower_brings_in_no_torch(module: str) -> None:
-    assert not loaded(module) & ({"torch", "monai"} | SLICER)
+def test_modules_with_flower_bring_in_no_torch() -> None:
+    assert not loaded(FLOWER) & ({"torch", "monai"} | SLICER)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +68,10 @@ def modules() -> dict[str, Path]:
     return {".".join(name for name in names if name != "__init__"): path for path, names in parts.items()}
 
 
-def loaded(module: str) -> set[str]:
-    """Top-level packages that importing `module` brings into a fresh interpreter."""
-    code = LOADED.replace("MODULE", f"segviz_core.{module}".rstrip("."))
+def loaded(modules: set[str]) -> set[str]:
+    """Top-level packages that importing `modules` brings into a fresh interpreter."""
+    imports = "\n".join("import " + f"segviz_core.{module}".rstrip(".") for module in sorted(modules))
+    code = LOADED.replace("MODULES", imports)
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     names = set(answer.stdout.split())
