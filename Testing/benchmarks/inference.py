@@ -140,12 +140,12 @@ def main(*, full: bool, results: Path) -> None:
     quantized = FOLDER / "meta_model_int8.safetensors"
     with tempfile.TemporaryDirectory() as folder:
         if not quantized.exists():
-            images = Path(folder) / "ranges"
-            images.mkdir()
+            cases = Path(folder) / "ranges"
             for i in range(4):
-                image, _ = dice_case(FOLDER / "scans", i)
-                shutil.copy(image, images)
-            run([sys.executable, "-m", "segviz_core", "export", str(model), str(quantized), "--cases", str(images)])
+                for kind, file in zip(("images", "labels"), dice_case(FOLDER / "scans", i), strict=True):
+                    (cases / kind).mkdir(parents=True, exist_ok=True)
+                    shutil.copy(file, cases / kind / f"{i}.nii.gz")
+            run([sys.executable, "-m", "segviz_core", "export", str(model), str(quantized), "--cases", str(cases)])
         bench = Bench(quantized, Path(folder), results)
         _measure(bench, full=full)
     write_json(results.with_name("machine.json"), machine())

@@ -1,6 +1,7 @@
 """One thread per process; leaves out what an environment without torch (Slicer's Python 3.12) cannot run."""
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
@@ -14,7 +15,12 @@ if find_spec("torch") is None:
     collect_ignore = sorted({f"test_{module}.py" for module in _modules} | TESTS_THAT_NEED_TORCH)
 
 
-@pytest.fixture
-def unmeasured_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Child processes without coverage: on a full disk it cannot write its own file either, and says so at length."""
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+@pytest.fixture(scope="module")
+def unmeasured_children() -> Iterator[None]:
+    """Child processes without coverage, which makes each start of a Flower process a third slower.
+
+    On a full disk it cannot write its own file either, and says so at length.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield

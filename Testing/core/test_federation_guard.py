@@ -18,7 +18,7 @@ ROUNDS = len(BEHAVIOURS) - 1
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+def study(tmp_path_factory: pytest.TempPathFactory, unmeasured_children: None) -> Iterator[Study]:
     """The study after the run."""
     folder = tmp_path_factory.mktemp("guard")
     new_study(folder / "study", rounds=ROUNDS, min_sites=3, wait_seconds=60.0, round_timeout=20.0)

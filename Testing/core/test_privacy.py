@@ -1,24 +1,31 @@
 """Markers planted at a site are searched in all that leaves it and in every file of the coordinator: none is there.
 
-What leaves is taken where Flower takes it: the records that the ClientApp returns.
+What leaves is taken twice: of every kind of request where Flower takes it, the records that the ClientApp returns; and
+of a real run on the wire, where TLS ends.
 """
 
+import dataclasses
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from federation_processes import Coordinator, states, wait_until
 from flwr.app import Array, RecordDict
 from memory_grid import as_in_a_run
 from test_dicom_series import write_series
+from tls_tap import TlsTap
 from toy_cases import NETWORK
 
 from segviz_core.cases import open_site
 from segviz_core.contract import DataContract
-from segviz_core.federation import client_app, records, trainer_socket
+from segviz_core.federation import client_app, coordinator, records, site, trainer_socket
+from segviz_core.federation.child import free_port
 from segviz_core.federation.guard import Rejected
+from segviz_core.federation.kit import read_kit, write_kit
 from segviz_core.federation.schema import DOING, LEAVES, is_one_of
 from segviz_core.federation.session import SiteSession
 from segviz_core.federation.settings import StudySettings
@@ -115,17 +122,52 @@ class Captured:
             self.replies.append(records.from_record(record))
 
 
+@contextmanager
+def someone_at_the_site() -> Iterator[pytest.MonkeyPatch]:
+    """Processes that start meanwhile belong to a user with a name of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("USER", "LOGNAME", "USERNAME"):
+            patch.setenv(name, "ZQUSER")
+        yield patch
+
+
 def _fail(*_: object) -> None:
     raise RuntimeError("/ZQPATH/ZQFILE: ZQERROR")
 
 
 @pytest.fixture(scope="module")
 def captured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Captured]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("USER", "LOGNAME", "USERNAME"):
-            patch.setenv(name, "ZQUSER")
+    folder = tmp_path_factory.mktemp("privacy")
+    with someone_at_the_site() as patch:
         as_in_a_run(patch)
-        yield Captured(tmp_path_factory.mktemp("privacy"))
+        yield Captured(folder)
+
+
+class Tapped:
+    """A real study over TLS of one site with planted markers; all that it sent, and the coordinator's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        settings = dataclasses.replace(SETTINGS, mode="segviz-fedavg", rounds=1, min_sites=1, wait_seconds=300.0)
+        self.study = folder / "coordinator"
+        coordinator.create(self.study, settings, port=free_port())
+        tap = TlsTap(self.study, front=coordinator.read_server(self.study)["port"])
+        kit = coordinator.add_site(self.study, "north")
+        write_kit(kit, dataclasses.replace(read_kit(kit), address=f"127.0.0.1:{tap.port}"))
+        place = folder / "ZQPATH-liver"
+        write_cases(place / "cases", "liver")
+        options = site.SiteOptions(place / "cases", ("liver",), LABEL_SETS["liver"].values, cores=1)
+        with Coordinator(self.study) as leader:
+            with someone_at_the_site():
+                assert site.join(kit, options, folder=place / "folder", consent=True)["state"] == "online"
+            wait_until(lambda: states(place / "folder")[-1] == "finished", 300, leader.output)
+            assert leader.process.wait(60) == 0, leader.output()
+        tap.close()
+        self.sent = [bytes(buffer) for buffer in tap.sent]
+
+
+@pytest.fixture(scope="module")
+def tapped(tmp_path_factory: pytest.TempPathFactory, unmeasured_children: None) -> Tapped:
+    return Tapped(tmp_path_factory.mktemp("wire"))
 
 
 def hits(content: bytes) -> list[str]:
@@ -157,6 +199,17 @@ def test_no_marker_leaves_the_site(captured: Captured) -> None:
 def test_no_marker_is_in_any_file_of_the_coordinator(captured: Captured) -> None:
     files = [path for path in captured.study_folder.rglob("*") if path.is_file()]
     assert {"history.jsonl", "checkpoint.safetensors"} <= {path.name for path in files}
+    assert {path.name: hits(path.read_bytes()) for path in files if hits(path.read_bytes())} == {}
+
+
+def test_no_marker_is_on_the_wire_of_a_real_run_nor_in_the_coordinators_files_and_logs(tapped: Tapped) -> None:
+    sent = b"".join(tapped.sent)
+    assert b"safetensors" in sent  # TLS ends here: weights are seen
+    assert b"cases/liver" in sent
+    assert len(sent) > 10_000
+    assert [found for content in tapped.sent for found in hits(content)] == []
+    files = [path for path in tapped.study.rglob("*") if path.is_file()]
+    assert {"superlink.log", "front.log", "state.db", "meta_model.safetensors"} <= {path.name for path in files}
     assert {path.name: hits(path.read_bytes()) for path in files if hits(path.read_bytes())} == {}
 
 

@@ -63,7 +63,7 @@ class Federation:
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+def federation(tmp_path_factory: pytest.TempPathFactory, unmeasured_children: None) -> Iterator[Federation]:
     running = Federation(tmp_path_factory.mktemp("federation"))
     yield running
     running.stop()
