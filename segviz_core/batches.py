@@ -48,14 +48,17 @@ def draw_batch(
     batch_size: int,
     rng: np.random.Generator,
     contrast: float = 0.0,
+    coarse: float = 0.0,
 ) -> Batch:
     """Draw a batch: patches around a voxel of an own organ and anywhere, in turn (1:1).
 
-    `contrast` is the largest |a| and |b| of the random curve of HU (method.md 9c); 0 switches it off.
+    `contrast` is the largest |a| and |b| of the random curve of HU (method.md 9c); 0 switches it off. `coarse` is the
+    share of patches at two or three times the cases' spacing: so `--fast` and the pass that locates the organs see a
+    CT, and a network that never saw that finds nothing there.
     """
     drawn = [cases[int(rng.integers(len(cases)))] for _ in range(batch_size)]
     patches = [
-        _draw_patch(case, organs, foreign, patch_size, rng, contrast=contrast, on_organ=i % 2 == 0)
+        _draw_patch(case, organs, foreign, patch_size, rng, contrast=contrast, coarse=coarse, on_organ=i % 2 == 0)
         for i, case in enumerate(drawn)
     ]
     channels = torch.stack(patches)
@@ -76,18 +79,21 @@ def _draw_patch(
     rng: np.random.Generator,
     *,
     contrast: float,
+    coarse: float,
     on_organ: bool,
 ) -> Tensor:
     """(1 + K + J, X, Y, Z): image, own masks and soft maps; what a case lacks is 0."""
     annotated = sorted(organ for organ in organs if organ in case.masks)
-    center = _inside(_center(case, annotated, rng, on_organ=on_organ), case.voxels.shape, patch_size)
+    step = int(rng.integers(2, 4)) if coarse and rng.random() < coarse else 1
+    seen = [step * size for size in patch_size]
+    center = _inside(_center(case, annotated, rng, on_organ=on_organ), case.voxels.shape, seen)
     angle = math.radians(float(rng.uniform(-ROTATION_DEG, ROTATION_DEG)))
     zoom = float(rng.uniform(1 - ZOOM, 1 + ZOOM))
     levels = np.arange(256, dtype=np.float32)
     maps: list[tuple[NDArray[Any] | None, NDArray[np.float32]]] = [(case.voxels, _intensities(rng, contrast))]
     maps += [(case.masks.get(organ), levels) for organ in organs]
     maps += [(case.targets.get(organ), levels / np.float32(255)) for organ in foreign]
-    return _resample(maps, center, angle, zoom, patch_size)
+    return _resample(maps, center, angle, zoom / step, patch_size)
 
 
 def _center(

@@ -31,7 +31,8 @@ class TrainingConfig:
     `loss` is "supervised" (L_sup) or "published" (L_pub). The learning rate falls along one cosine over the whole
     phase. `seed_words` name the stream of patches (study seed, site, phase). With `patch_sizes` every step draws one of
     them instead of `patch_size`. `contrast` bounds the random curve of HU (method.md 9c; 0: none). `precision` "auto"
-    is bf16 where the processor computes it, else fp32.
+    is bf16 where the processor computes it, else fp32. `coarse` is the share of patches at two or three times the
+    spacing (batches.py).
     """
 
     steps: int
@@ -45,6 +46,7 @@ class TrainingConfig:
     patch_sizes: tuple[tuple[int, int, int], ...] = ()
     contrast: float = 0.45
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    coarse: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ def draw_step(
         batch_size=config.batch_size,
         rng=rng,
         contrast=config.contrast,
+        coarse=config.coarse,
     )
 
 

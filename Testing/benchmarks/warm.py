@@ -36,7 +36,7 @@ class WarmWorker:
     def segment(self, arguments: Sequence[str]) -> Cost:
         """Wall and CPU seconds of one click, and the most memory that the worker ever had."""
         started, before = time.perf_counter(), self._cpu_s()
-        self._connection.send_bytes(json.dumps(list(arguments)).encode())
+        self._connection.send_bytes(json.dumps([*arguments, "--json"]).encode())
         ended = self._hear("finished")
         if ended["exit_code"]:
             raise RuntimeError(f"the worker ended a click with {ended}")

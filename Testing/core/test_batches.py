@@ -9,6 +9,7 @@ from toy_cases import BOXES, LEVELS, PATCH, SHAPE, toy_case
 
 from segviz_core import batches
 from segviz_core.batches import draw_batch
+from segviz_core.cases import Case
 
 CASES = [toy_case(f"c{i}", ("liver",), seed=i) for i in range(3)]
 
@@ -63,6 +64,18 @@ def test_without_augmentation_a_patch_is_a_crop_of_the_volume(monkeypatch):
     batch = draw(3, cases=CASES[:1], patch=SHAPE)
     np.testing.assert_allclose(batch.images[0, 0].numpy() * 255, CASES[0].voxels, atol=1e-2)
     assert batch.masks[0, 0].bool().numpy()[BOXES["liver"]].all()
+
+
+def test_coarse_patch_shows_two_or_three_times_as_much(monkeypatch):
+    for name in ("ROTATION_DEG", "ZOOM", "INTENSITY_SCALE", "INTENSITY_SHIFT"):
+        monkeypatch.setattr(batches, name, 0.0)
+    ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None, None], (64, 64, 64))
+    case = Case("ramp", ramp, {"liver": ramp > 30})
+    seen = [draw(seed, cases=[case], patch=(8, 8, 8), coarse=1.0).images * 255 for seed in range(8)]
+    steps = {round(float(step)) for images in seen for step in images.diff(dim=2).flatten()}
+    assert steps == {2, 3}
+    fine = draw(0, cases=[case], patch=(8, 8, 8)).images * 255
+    assert {round(float(step)) for step in fine.diff(dim=2).flatten()} == {1}
 
 
 def test_intensity_changes_by_at_most_scale_and_shift():

@@ -218,7 +218,7 @@ def test_a_second_click_leaves_at_once(joined):
 
 def test_a_question_in_a_real_dialog_gives_the_button_that_was_pressed(user_folder):
     def press():
-        box = next(w for w in slicer.app.topLevelWidgets() if isinstance(w, qt.QMessageBox))
+        box = next(w for w in slicer.app.topLevelWidgets() if isinstance(w, qt.QMessageBox) and w.visible)
         next(button for button in box.buttons() if button.text == "Leave now").click()
 
     qt.QTimer.singleShot(50, press)

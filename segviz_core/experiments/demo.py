@@ -99,6 +99,7 @@ def settings_of(profile: Profile, *, seed: int) -> StudySettings:
         network=profile.network,
         patch_size=profile.patch_size,
         batch_size=profile.batch_size,
+        coarse_share=0.0,  # 240 steps leave none for it
         local_steps=steps // 2,
         local_chunks=min(5, max(1, steps // 24)),
         rounds=max(1, profile.rounds // 2),

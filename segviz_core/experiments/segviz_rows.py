@@ -81,6 +81,7 @@ def study_settings(run: Run) -> StudySettings:
     values.setdefault("local_chunks", max(1, values["local_steps"] // (10 * per_round)))
     values.setdefault("shared_learning_rate", setup.learning_rate)
     return StudySettings(
+        coarse_share=0.0,  # as in every other row
         name=f"{run.profile}-{run.name}".replace("+", "plus"),
         mode=run.row,
         seed=run.seed,

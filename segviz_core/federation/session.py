@@ -268,6 +268,7 @@ class SiteSession:
             learning_rate=float(request.settings["learning_rate"]),
             patch_size=self.settings.patch_size,
             batch_size=self.settings.batch_size,
+            coarse=self.settings.coarse_share,
             loss="published" if published else "supervised",
             seed_words=(self.settings.seed, self.settings.site, phase),
         )

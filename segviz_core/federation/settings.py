@@ -29,6 +29,9 @@ class StudySettings:
     `bn_stats` "local" leaves the running statistics of norm layers at their sites, as published; the meta-model holds
     their average either way. `transport` "fp16" halves the bytes of a round (transport.py).
 
+    `coarse_share` of the patches are seen at two or three times the contract's spacing: what `segment --fast` and the
+    pass that locates the organs need (batches.py).
+
     With `heads_at_end` (`segviz` modes only) heads leave their sites once, after the last round.
 
     `new_head_steps` at `new_head_learning_rate` train the head of an organ that comes late, alone on the frozen
@@ -44,6 +47,7 @@ class StudySettings:
     network: Mapping[str, Any] = field(default_factory=lambda: dict(PUBLISHED_NETWORK))
     patch_size: tuple[int, int, int] = (128, 128, 32)
     batch_size: int = 2
+    coarse_share: float = 0.1
     local_steps: int = 16_625
     local_chunks: int = 25
     rounds: int = 25
@@ -83,6 +87,8 @@ class StudySettings:
             raise InputError(f"transport: expected one of {', '.join(TRANSPORTS)}, found {self.transport!r}.")
         if self.new_head_steps < 1 or self.newcomer_rounds < 0:
             raise InputError("Expected at least one step for a new head, and no negative number of newcomer rounds.")
+        if not 0 <= self.coarse_share <= 0.5:
+            raise InputError(f"coarse_share: expected 0 to 0.5, found {self.coarse_share}.")
         if self.pace and self.pace < 1:
             raise InputError(f"pace: expected 0 or at least 1, found {self.pace}.")
         if self.min_sites < 1:
@@ -137,6 +143,7 @@ class StudySettings:
             network=self.network,
             patch_size=self.patch_size,
             batch_size=self.batch_size,
+            coarse_share=self.coarse_share,
             steps_per_round=self.steps_per_round,
             planned_steps=self.planned_steps,
             most_steps=max(
@@ -159,6 +166,7 @@ class SiteSettings:
     network: Mapping[str, Any]
     patch_size: tuple[int, int, int]
     batch_size: int
+    coarse_share: float
     steps_per_round: int
     planned_steps: int
     most_steps: int
