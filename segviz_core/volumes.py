@@ -160,7 +160,7 @@ def _read_nifti(path: Path) -> Volume:
 
     try:
         # All of it at once, so that gzip comes to its end and finds damage by the checksum there.
-        content = gzip.decompress(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
+        content = _unzipped(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
         image = nib.Nifti1Image.from_bytes(content)
         qform, sform = image.get_qform(coded=True)[0], image.get_sform(coded=True)[0]
         shape, dtype = image.shape, image.get_data_dtype()
@@ -175,6 +175,19 @@ def _read_nifti(path: Path) -> Volume:
     except (OSError, ValueError, OverflowError) as error:  # the data's offset points behind the end
         raise _unreadable(path) from error
     return Volume(voxels, np.asarray(image.affine, np.float64))
+
+
+def _unzipped(content: bytes) -> bytes:
+    """isal takes a third of the time of Python's own zlib (.2 s for 512x512x128); Slicer's Python has none."""
+    try:
+        from isal.igzip import decompress
+        from isal.igzip_lib import IsalError
+    except ImportError:
+        return gzip.decompress(content)
+    try:
+        return bytes(decompress(content))
+    except IsalError as error:  # type: ignore[misc]  # its stubs leave out what it derives from
+        raise zlib.error(str(error)) from error
 
 
 def _check_forms(path: Path, qform: Affine | None, sform: Affine | None, shape: Sequence[int]) -> None:

@@ -25,6 +25,7 @@ NAMES = {
     "ours-int8": "SegViz, int8",
     "ours-fast": "SegViz, Fast",
     "ours-warm": "SegViz, second click",
+    "ours-fast-warm": "SegViz, Fast, second click",
 }
 MAIN_CT = "512x512x128"
 
