@@ -26,7 +26,7 @@ def nnunet() -> None:
         features_per_stage=(32, 64, 128, 256, 320, 320),
         conv_op=nn.Conv3d,
         kernel_sizes=3,
-        strides=(1, 2, 2, 2, 2, 2),
+        strides=(1, 2, 2, 2, 2, (1, 1, 2)),  # 112 is no multiple of 32
         n_conv_per_stage=2,
         num_classes=TOTALSEGMENTATOR_CLASSES,
         n_conv_per_stage_decoder=2,
