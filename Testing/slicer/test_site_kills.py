@@ -17,6 +17,8 @@ from SegVizSlicerLib.CoreProcess import CoreProcess
 from SegVizSlicerLib.FederationLogic import FederationLogic
 from SegVizSlicerLib.SiteKit import readKit
 
+from segviz_core.federation.running import ask_to_stop
+
 TIMES = int(os.environ.get("KILLS", "1"))
 STARTED_AGAIN = {"trainer": "toy_trainer.py", "gate": "\0site-superexec\0", "task": "\0client-app\0"}
 SERVE = f"""
@@ -121,12 +123,20 @@ def kill_the_node(site):
     process_events(lambda: site.state() == "reconnecting", 60)
 
 
-def test_a_killed_process_of_a_site_leaves_no_orphan_and_no_hang(busy_cores, kit, user_folder, tmp_path, monkeypatch):
+@pytest.fixture
+def site(kit, user_folder, tmp_path):
+    (tmp_path / "cases").mkdir()
+    site = Site(user_folder / "sites", kit, tmp_path / "cases")
+    yield site
+    if site.logic.joined():  # a test that failed
+        ask_to_stop(site.folder, wait_s=30)
+
+
+def test_a_killed_process_of_a_site_leaves_no_orphan_and_no_hang(busy_cores, site, tmp_path, monkeypatch):
     core = ROOT / "Testing" / "slicer" / "toy_core.py"
     launcher = write_launcher(tmp_path / "bin", shadows=SHADOWS, program=core)
     monkeypatch.setenv("PATH", f"{launcher.parent}{os.pathsep}{os.environ['PATH']}")
-    (tmp_path / "cases").mkdir()
-    site, kills, longest = Site(user_folder / "sites", kit, tmp_path / "cases"), Counter(), Counter()
+    kills, longest = Counter(), Counter()
 
     def timed(victim, act, *arguments):
         began = time.monotonic()
