@@ -49,6 +49,24 @@ def user_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def window(user_folder: Path) -> object:
+    """The module's window with the Join section open."""
+    from scenes import make_window
+
+    window = make_window(user_folder)
+    window.ui.federationSection.collapsed = False
+    return window
+
+
+@pytest.fixture
+def kit(user_folder: Path) -> Path:
+    """A site kit as the coordinator sends it."""
+    from children import write_kit
+
+    return write_kit(user_folder / "north.zip")
+
+
+@pytest.fixture
 def a_ct() -> object:
     """A small artificial CT in the scene."""
     from scenes import add_ct

@@ -17,18 +17,6 @@ from SegVizSlicerLib.Policy import Policy, readPolicy
 from SegVizSlicerLib.SiteKit import readKit
 
 
-@pytest.fixture
-def window(user_folder):
-    window = make_window(user_folder)
-    window.ui.federationSection.collapsed = False
-    return window
-
-
-@pytest.fixture
-def kit(user_folder):
-    return write_kit(user_folder / "north.zip")
-
-
 class TestWhyNotJoin:
     def test_each_reason_in_turn_until_join_is_ready(self, window, kit, user_folder, monkeypatch):
         ui = window.ui

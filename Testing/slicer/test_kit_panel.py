@@ -5,20 +5,8 @@ from pathlib import Path
 import pytest
 import qt
 from children import kit_parts, write_kit
-from scenes import FakeProcess, make_window
+from scenes import FakeProcess
 from SegVizSlicerLib.SiteKit import assembleKit, readKit
-
-
-@pytest.fixture
-def window(user_folder):
-    window = make_window(user_folder)
-    window.ui.federationSection.collapsed = False
-    return window
-
-
-@pytest.fixture
-def kit(user_folder):
-    return write_kit(user_folder / "north.zip")
 
 
 def test_one_file_fills_everything_in(window, kit):

@@ -7,24 +7,11 @@ import numpy as np
 import pytest
 import qt
 import slicer
-from children import write_kit
 from joining import connected, make_ready
-from scenes import FakeProcess, make_window
+from scenes import FakeProcess
 from SegVizSlicerLib.Question import askChoice
 from SegVizSlicerLib.SiteKit import readKit
 from SegVizSlicerLib.SiteRecord import SiteRecord
-
-
-@pytest.fixture
-def window(user_folder):
-    window = make_window(user_folder)
-    window.ui.federationSection.collapsed = False
-    return window
-
-
-@pytest.fixture
-def kit(user_folder):
-    return write_kit(user_folder / "north.zip")
 
 
 class TestJoin:
