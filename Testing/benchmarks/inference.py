@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,9 @@ OURS = {
     "ours-fast": ["--fast"],
 }
 
+_VALUES = {organ.name: organ.value for organ in ORGANS.values()}
+_NO_DICE: dict[str, object] = {"dice_mean": None, "dice": None}
+
 _log = logging.getLogger(__name__)
 
 
@@ -62,32 +66,28 @@ class Bench:
         options = ["--model", str(self.model), "--device", "cpu", *OURS[pipeline]]
         return [sys.executable, "-m", "segviz_core", "segment", str(ct), str(out), *options]
 
-    def time(self, pipeline: str, ct: Path, *, runs: int, more: Sequence[str] = ()) -> None:
-        """Take the time of `runs` runs and compare their labels: the same every time."""
+    def time(self, pipelines: Sequence[str], ct: Path, *, runs: int, more: Sequence[str] = ()) -> None:
+        """Take the time of `runs` runs of each pipeline, and compare their labels: the same every time.
 
-        def once() -> tuple[Cost, np.ndarray]:
-            out = self.scratch / f"{pipeline}.nii.gz"
-            cost = run([*self.command(pipeline, ct, out), *more])
-            return cost, read_labels(out).voxels
-
-        self.row(pipeline, ct, lambda: self._repeated(pipeline, once, runs))
-
-    def time_warm(self, pipeline: str, ct: Path, *, runs: int) -> None:
-        """The second and later clicks of one worker."""
-        name = f"{pipeline}-warm"
-        out = self.scratch / f"{name}.nii.gz"
-
-        def measured() -> dict[str, object]:
-            with WarmWorker(self.scratch) as worker:
-                command = self.command(pipeline, ct, out)[3:]
-                worker.segment(command)  # the first click loads the model
-
-                def once() -> tuple[Cost, np.ndarray]:
-                    return worker.segment(command), read_labels(out).voxels
-
-                return self._repeated(name, once, runs)
-
-        self.row(name, ct, measured)
+        They take turns, so that a machine that becomes slower meanwhile does so for all of them. A name with -warm
+        means the second and later clicks of one worker.
+        """
+        missing = [pipeline for pipeline in pipelines if (pipeline, _name(ct)) not in self.rows]
+        costs: dict[str, list[Cost]] = {pipeline: [] for pipeline in missing}
+        labels: dict[str, list[np.ndarray]] = {pipeline: [] for pipeline in missing}
+        with ExitStack() as workers:
+            clicks = {pipeline: self._click(pipeline, ct, more, workers) for pipeline in missing}
+            for _ in range(runs):
+                for pipeline, click in clicks.items():
+                    costs[pipeline].append(click())
+                    labels[pipeline].append(read_labels(self._out(pipeline)).voxels)
+        for pipeline in missing:
+            same = all((found == labels[pipeline][0]).all() for found in labels[pipeline])
+            values = medians(costs[pipeline]) | _NO_DICE | {"identical_runs": same}
+            if "ours-fp32" in labels:
+                found = dice_per_organ(labels[pipeline][0], labels["ours-fp32"][0], _VALUES)
+                values |= {"dice_to_fp32": {organ: round(dice, 4) for organ, dice in found.items()}}
+            self.row(pipeline, ct, lambda values=values: values)
 
     def dice(self, pipeline: str) -> None:
         """Mean Dice on the phantoms of the scanner that the model never saw, with the time of a median case."""
@@ -96,10 +96,10 @@ class Bench:
             costs, scores = [], {organ: [] for organ in ORGANS}
             for i in range(TEST_CASES):
                 image, truth = dice_case(FOLDER / "scans", i)
-                out = self.scratch / f"{pipeline}.nii.gz"
+                out = self._out(pipeline)
                 costs.append(run(self.command(pipeline, image, out)))
                 true = read_labels(truth).voxels
-                found = dice_per_organ(read_labels(out).voxels, true, {o.name: o.value for o in ORGANS.values()})
+                found = dice_per_organ(read_labels(out).voxels, true, _VALUES)
                 for organ, dice in found.items():
                     if (true == ORGANS[organ].value).any():
                         scores[organ].append(dice)
@@ -109,7 +109,7 @@ class Bench:
 
     def row(self, pipeline: str, ct: Path, measured: Callable[[], dict[str, object]]) -> None:
         """Measure a row unless it is there, write it at once, and say it."""
-        name = ct.name.removesuffix(".nii.gz").removeprefix("ct_")
+        name = _name(ct)
         if (pipeline, name) in self.rows:
             return
         row = {"pipeline": pipeline, "ct": name} | measured()
@@ -118,16 +118,22 @@ class Bench:
         write_json(self.results, list(self.rows.values()))
         _log.info("%s", json.dumps(row))
 
-    def _repeated(self, pipeline: str, once: Callable[[], tuple[Cost, np.ndarray]], runs: int) -> dict[str, object]:
-        costs, labels = zip(*(once() for _ in range(runs)), strict=True)
-        same = all((found == labels[0]).all() for found in labels)
-        np.save(self.scratch / f"{pipeline}.npy", labels[0])
-        fp32 = self.scratch / "ours-fp32.npy"
-        agreement = {}
-        if fp32.exists() and np.load(fp32, mmap_mode="r").shape == labels[0].shape:
-            found = dice_per_organ(labels[0], np.load(fp32), {o.name: o.value for o in ORGANS.values()})
-            agreement = {"dice_to_fp32": {organ: round(dice, 4) for organ, dice in found.items()}}
-        return medians(costs) | {"dice_mean": None, "dice": None, "identical_runs": same} | agreement
+    def _click(self, pipeline: str, ct: Path, more: Sequence[str], workers: ExitStack) -> Callable[[], Cost]:
+        """One run of a pipeline, from its start to its label map."""
+        command = [*self.command(pipeline.removesuffix("-warm"), ct, self._out(pipeline)), *more]
+        if not pipeline.endswith("-warm"):
+            return lambda: run(command)
+        (self.scratch / pipeline).mkdir()
+        worker = workers.enter_context(WarmWorker(self.scratch / pipeline))
+        worker.segment(command[3:])  # the first click loads the model
+        return lambda: worker.segment(command[3:])
+
+    def _out(self, pipeline: str) -> Path:
+        return self.scratch / f"{pipeline}.nii.gz"
+
+
+def _name(ct: Path) -> str:
+    return ct.name.removesuffix(".nii.gz").removeprefix("ct_")
 
 
 def _mean_dice(scores: dict[str, list[float]]) -> dict[str, object]:
@@ -155,18 +161,14 @@ def main(*, full: bool, results: Path) -> None:
 def _measure(bench: Bench, *, full: bool) -> None:
     scans = FOLDER / "scans"
     main_ct = abdomen(scans, MAIN_SLICES)
-    bench.time("ours-fp32", main_ct, runs=RUNS)
-    for pipeline in ("ours", "ours-bf16", "ours-int8", "ours-fast", "stock"):
-        bench.time(pipeline, main_ct, runs=RUNS)
-    for pipeline in ("ours", "ours-fast"):
-        bench.time_warm(pipeline, main_ct, runs=RUNS)
+    bench.time([*OURS, "ours-warm", "ours-fast-warm", "stock"], main_ct, runs=RUNS)
     for pipeline in ("ours", "ours-fp32", "ours-int8", "ours-fast", "stock"):
         bench.dice(pipeline)
     for slices in FULL_SLICES if full else OTHER_SLICES:
         limit = ["--memory-gb", str(MEMORY_LIMIT_GB[slices])] if slices in MEMORY_LIMIT_GB else []
-        bench.time("ours", abdomen(scans, slices), runs=3, more=limit)
+        bench.time(["ours"], abdomen(scans, slices), runs=3, more=limit)
         if full and slices != WHOLE_BODY_SLICES:
-            bench.time("stock", abdomen(scans, slices), runs=1)
+            bench.time(["stock"], abdomen(scans, slices), runs=1)
     for peer in ("segresnetds", "nnunet"):
         command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("peers.py")), peer]
         runs = 3 if full else 1
@@ -175,9 +177,6 @@ def _measure(bench: Bench, *, full: bool) -> None:
             main_ct,
             lambda command=command, runs=runs: medians([run(command) for _ in range(runs)]) | _NO_DICE,
         )
-
-
-_NO_DICE: dict[str, object] = {"dice_mean": None, "dice": None}
 
 
 if __name__ == "__main__":

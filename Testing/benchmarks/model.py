@@ -54,6 +54,7 @@ class Stage:
     patch_sizes: tuple[tuple[int, int, int], ...]
     steps: int
     coarse: float = 0.0
+    learning_rate: float = 1e-3
 
 
 STAGES = (
@@ -61,6 +62,8 @@ STAGES = (
     Stage(1.5, ((96, 96, 96), (128, 96, 96), (96, 96, 128), (128, 128, 96), (160, 128, 96)), 300),
     Stage(1.5, ((96, 96, 96),), 90, coarse=0.5),
     Stage(1.5, ((96, 96, 96), (128, 96, 96), (96, 96, 128)), 180, coarse=0.2),
+    Stage(1.5, ((128, 128, 96), (160, 128, 96), (160, 128, 128), (160, 160, 96), (192, 128, 96)), 150, coarse=0.25),
+    Stage(1.5, ((160, 160, 128), (192, 160, 128), (208, 160, 160)), 40, coarse=0.25, learning_rate=5e-4),
 )
 
 
@@ -111,7 +114,7 @@ def _trained(folder: Path) -> tuple[SegVizNet, float]:
                 steps=min(chunk, stage.steps - done),
                 first_step=done,
                 total_steps=stage.steps,
-                learning_rate=1e-3,
+                learning_rate=stage.learning_rate,
                 patch_sizes=stage.patch_sizes,
                 batch_size=2,
                 coarse=stage.coarse,

@@ -5,8 +5,10 @@ That code from the coordinator does not run is shown by a real run in test_site.
 
 import inspect
 import subprocess
+import threading
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import flwr.common.constant as constant
 import flwr.supercore.retry.http_retry as http_retry
@@ -15,15 +17,19 @@ import flwr.supernode.runtime.run_clientapp as runtime
 import flwr.supernode.start_client_internal as node
 import httpx
 import pytest
+from flwr.app import Message, RecordDict
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import TaskType
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.state.schema.linkstate_models import Node as NodeModel
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 from flwr.supercore.superexec.plugin import AutoExecPlugin
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from segviz_core.federation import clock, gate
-from segviz_core.federation.flower_process import PROGRAMS, command, retry_broken_handshakes
+from segviz_core.federation.flower_process import PROGRAMS, command, retry_broken_handshakes, send_each_reply_at_once
 from segviz_core.federation.kit import FLWR_VERSION
 
 WHAT_TO_DO = (
@@ -60,6 +66,47 @@ def test_the_superexec_has_the_names_that_the_gate_replaces() -> None:
 
 def test_the_node_sleeps_through_its_own_time_module() -> None:
     assert "time.sleep(3)" in inspect.getsource(node.start_client_internal), WHAT_TO_DO
+
+
+def test_late_reply_to_a_stopped_run_does_not_hold_back_the_next_reply(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    store = InMemoryObjectStore()
+    state, sent = InMemoryNodeState(store), []
+    old, new = (Message(RecordDict(), dst_node_id=1, message_type="train") for _ in range(2))
+    for name, message in (("old", old), ("new", new)):
+        message.metadata.__dict__["_message_id"] = name
+        state.record_message_processing_start(name)
+
+    def reply_to(message: Message) -> None:
+        state.record_message_processing_end(message.metadata.message_id)
+        node._insert_message(Message(RecordDict(), reply_to=message), state, store)
+
+    def send(message: Message, *_: object) -> tuple[set[str], str]:
+        sent.append(message.metadata.reply_to_message_id)
+        return set(), ""
+
+    supernode = SimpleNamespace(
+        _pull_and_store_message=lambda *, receive: receive()[0].metadata.run_id, _push_messages=node._push_messages
+    )
+    send_each_reply_at_once(supernode)
+    reply_to(old)
+    assert supernode._pull_and_store_message(receive=lambda: (new, None)) is not None
+    threading.Timer(1.0, reply_to, [new]).start()
+    supernode._push_messages(state=state, object_store=store, send=send, push_object=None)
+    assert sent == ["old", "new"]
+
+
+def test_the_node_has_the_names_that_its_process_replaces() -> None:
+    source = inspect.getsource(node.start_client_internal)
+    assert "_pull_and_store_message(\n                state=state," in source, WHAT_TO_DO
+    assert "_push_messages(\n                state=state," in source, WHAT_TO_DO
+    assert "receive=receive,\n" in source, WHAT_TO_DO
+    assert "send=send,\n" in source, WHAT_TO_DO
+    assert "recv := receive()" in inspect.getsource(node._pull_and_store_message), WHAT_TO_DO
+    assert "send(message, object_tree, clientapp_runtime)" in inspect.getsource(node._push_messages), WHAT_TO_DO
 
 
 def test_retries_are_bounded_by_the_name_that_the_node_process_changes() -> None:

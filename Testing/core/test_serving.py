@@ -17,6 +17,7 @@ from toy_study import assert_same_weights, reference
 
 from segviz_core.errors import Cancelled, InputError
 from segviz_core.federation import coordinator, journal, site
+from segviz_core.federation.server_processes import ServerProcesses
 from segviz_core.federation.serving import serve
 from segviz_core.federation.site_folder import AUDIT_FILE, STATUS_FILE
 from segviz_core.federation.state import StudyState
@@ -131,6 +132,23 @@ def test_killed_coordinator_ends_all_its_processes_and_resumes(federation: Feder
     federation.start()
     federation.grows()
     assert federation.finished > before
+
+
+def test_run_that_a_coordinator_could_not_note_before_it_died_does_not_disturb_the_next(federation: Federation) -> None:
+    federation.coordinator.end(signal.SIGINT)
+    study, log = federation.study, federation.study / "logs" / "superlink.log"
+    processes = ServerProcesses(study, lambda _: None)
+    processes.prepare()
+    try:
+        processes.start(check=lambda: None, prepare=lambda _: None)
+        processes.flwr("run", str(study / "app"), "--run-config", f'study="{study}" session="old"')
+    finally:
+        processes.stop()
+    (study / "run.json").write_text('{"session": "old"}')
+    before = log.read_text(encoding="utf-8").count("ControlServicer.StartRun")
+    federation.start()
+    federation.grows(2)
+    assert log.read_text(encoding="utf-8").count("ControlServicer.StartRun") - before == 1
 
 
 def test_interrupted_coordinator_leaves_no_process_and_resumes_in_spite_of_a_truncated_database(

@@ -168,6 +168,22 @@ def test_trainer_that_dies_again_and_again_is_given_up(kit: Path, tmp_path: Path
         site.join(kit, options, folder=tmp_path / "site", consent=True)
 
 
+def test_site_that_answers_between_its_deaths_is_not_given_up(kit: Path, tmp_path: Path) -> None:
+    site.join(kit, OPTIONS, folder=tmp_path / "site", consent=True)
+    site.leave(tmp_path / "site")
+    kept = supervisor.Supervisor(tmp_path / "site")
+    for _ in range(3):
+        for _ in range(5):
+            kept._count_death("A task")
+        kept._hear_trainer('{"event": "answered", "round": 2, "stage": "train"}')
+        kept._hear_node("INFO: Sent successfully")
+    for _ in range(5):
+        kept._count_death("A task")
+    kept._hear_node("INFO: Sent successfully")  # an error, which is no answer of the trainer
+    with pytest.raises(SegVizError, match=r"A task ended again and again: .* without an answer"):
+        kept._count_death("A task")
+
+
 def test_rows_reach_a_window_while_the_site_comes_up(kit: Path, tmp_path: Path) -> None:
     rows: list[str] = []
     site.join(

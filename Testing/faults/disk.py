@@ -59,10 +59,17 @@ def site_on_a_full_disk(bed: Bed) -> Seen:
     bed.slow("south", TRAINING_S)
     bed.training("south")
     mark, words = bed.mark(), "the disk of the site is full."
+
+    def missed() -> dict[int, set[str]]:
+        return {row["round"]: {"south"} for row in bed.rows() if row["rejected"].get("south") == words}
+
     with _full(bed.folder / "south"):
-        bed.grows(1)
+        for _ in range(10):  # the last block of a file takes a few lines more
+            bed.grows(1)
+            if missed():
+                break
     bed.grows(2)
-    bed.missed |= {row["round"]: {"south"} for row in bed.rows() if row["rejected"].get("south") == words}
+    bed.missed |= missed()
     seen = bed.judge(mark)
     back = "south" not in bed.missed.get(bed.finished, ())
     return seen if back and words in seen.why else replace(seen, outcome=BROKEN)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from segviz_core.federation.child import end_with_parent
 from segviz_core.federation.clock import TOLERATED_S
@@ -76,6 +77,7 @@ def _supernode() -> None:
     retry.MAX_RETRY_DELAY = _LONGEST_RETRY_S
     signing.now = lambda: now() - timedelta(seconds=TOLERATED_S)
     retry_broken_handshakes()
+    send_each_reply_at_once(node)
     flower_supernode()
     os._exit(1)  # it has given up; its own little server would keep the process alive for ever
 
@@ -100,6 +102,37 @@ def retry_broken_handshakes() -> None:
             raise type(error)("The line broke while the connection was made.", request=request) from error
 
     httpx.HTTPTransport.handle_request = handle_request  # type: ignore[method-assign]
+
+
+def send_each_reply_at_once(node: Any) -> None:
+    """Let the SuperNode, whose module is `node`, wait for the reply to the message that it has just received.
+
+    Flower waits for any reply, sends it and asks for the next message. A late reply to a run that was stopped would be
+    taken for that to the new run's first message, whose own reply then waits for the next message, and so on.
+    """
+    pull, push = node._pull_and_store_message, node._push_messages
+    received: list[str] = []
+
+    def pull_and_note(*, receive: Callable[[], Any], **others: Any) -> int | None:
+        def receive_and_note() -> Any:
+            if found := receive():
+                received[:] = [found[0].metadata.message_id]
+            return found
+
+        run_id: int | None = pull(receive=receive_and_note, **others)
+        return run_id
+
+    def push_until_answered(*, send: Callable[..., Any], **others: Any) -> None:
+        answered: list[str] = []
+
+        def send_and_note(message: Any, *rest: Any) -> Any:
+            answered.append(message.metadata.reply_to_message_id)
+            return send(message, *rest)
+
+        while received[0] not in answered:
+            push(send=send_and_note, **others)
+
+    node._pull_and_store_message, node._push_messages = pull_and_note, push_until_answered
 
 
 def _server_superexec() -> None:

@@ -63,7 +63,7 @@ class ServerProcesses:
         (self._folder / "flower" / "config.toml").write_text(text, encoding="utf-8")
 
     def start(self, *, check: Callable[[], None], prepare: Callable[[Path], None]) -> None:
-        """Start what is not running, and wait until Flower's server listens; `check` is called meanwhile and may raise.
+        """Start server and front, and wait until Flower's server listens; `check` is called meanwhile and may raise.
 
         `prepare` gets the server's database before sites can reach the server: one that has lost a site ends it.
 
@@ -74,12 +74,15 @@ class ServerProcesses:
             self.end_superlink()
         if not self._superlink:
             self._start_superlink(check)
-        if not self._superexec or self._superexec.returncode is not None:
-            arguments = ["--runtime-api-address", f"127.0.0.1:{self._port}", "--root-certificates"]
-            arguments += [self._path(coordinator.CA_FILE), "--superexec-auth-secret-file"]
-            self._superexec = self._flower("server-superexec", *arguments, self._path(coordinator.SECRET_FILE))
         prepare(self._database)
         self._keep_front()
+
+    def renew_superexec(self) -> None:
+        """Start a SuperExec in place of the last one, whose tasks end with it: of them nothing more is heard."""
+        self.end_superexec()
+        arguments = ["--runtime-api-address", f"127.0.0.1:{self._port}", "--root-certificates"]
+        arguments += [self._path(coordinator.CA_FILE), "--superexec-auth-secret-file"]
+        self._superexec = self._flower("server-superexec", *arguments, self._path(coordinator.SECRET_FILE))
 
     @property
     def ended(self) -> bool:

@@ -109,6 +109,7 @@ class _RunKeeper:
 
     def _start_run(self) -> None:
         self._stop_run()
+        self._processes.renew_superexec()  # the end of an older task must not be taken for the end of the new one
         self._registry.update()
         session = secrets.token_hex(16)
         write_json(self._folder / coordinator.RUN_FILE, {"session": session})
@@ -123,11 +124,17 @@ class _RunKeeper:
         Until its lease ends, nodes would wait up to a minute for the rest of a message that nobody completes.
         """
         path = self._folder / coordinator.RUN_FILE
-        run = json.loads(path.read_text(encoding="utf-8")).get("run") if path.exists() else None
-        if run and coordinator.status(self._folder)["state"] != "finished":
+        if path.exists() and coordinator.status(self._folder)["state"] != "finished":
+            run = json.loads(path.read_text(encoding="utf-8")).get("run")
             with suppress(SegVizError):
-                self._processes.flwr("stop", run, patience_s=_STOP_RUN_S)
+                for unfinished in [run] if run else self._unfinished_runs():
+                    self._processes.flwr("stop", unfinished, patience_s=_STOP_RUN_S)
         path.unlink(missing_ok=True)
+
+    def _unfinished_runs(self) -> list[str]:
+        """Runs whose coordinator was killed, or its disk full, before it could note what it had started."""
+        runs = self._processes.flwr("list", patience_s=_STOP_RUN_S)["runs"]
+        return [str(run["run-id"]) for run in runs if not run["status"].startswith("finished")]
 
     def _wait_for_run(self) -> None:
         started = time.time()

@@ -57,7 +57,7 @@ class Supervisor:
         self._trainer: Child | None = None
         self._ready = False
         self._trainer_error: SegVizError | None = None
-        self._online = self._task_crashed = self._delivered = False
+        self._online = self._task_crashed = self._answered = self._delivered = False
         self._was_online = any(row.get("state") == "online" for row in journal.read(folder / STATUS_FILE))
         self._trying_since = self._next_try = time.monotonic()
         self._deaths: list[float] = []
@@ -141,6 +141,7 @@ class Supervisor:
             self._trainer_error = kind(str(said.get("message")), hint=str(said.get("hint", "")))
             return
         if event == "answered":
+            self._answered = True
             self._delivered = said.get("stage") == "deliver"  # the coordinator ends after its last round
         if event == "ready":
             self._ready = True
@@ -178,6 +179,7 @@ class Supervisor:
         if self._superexec:
             self._superexec.stop(patience_s=5)
             self._superexec = None
+        self._task_crashed = False  # nothing more is heard of its tasks
         self._node = Child(
             site_processes.node(self._folder, self._settings, port=self._port),
             environment=self._environment,
@@ -191,6 +193,9 @@ class Supervisor:
             self._bulletin.say("online", "Connected; waiting for the next round.")
         elif SENT.search(line):
             self._bulletin.sent()
+            if self._answered and "successfully" in line:  # the site works: what died before is mended
+                self._answered = False
+                self._deaths.clear()
         elif RETRYING.search(line):
             self._set_offline()
             self._bulletin.say("reconnecting" if self._was_online else "connecting", f"{NOT_RUNNING} Trying again.")
@@ -220,7 +225,6 @@ class Supervisor:
 
     def _renew_node(self) -> None:
         """Take a new node after a task died: the old one waits 60 s for its answer, and may then mix up its answers."""
-        self._task_crashed = False
         if self._node:
             self._node.stop()
         self._node = None
@@ -263,7 +267,8 @@ class Supervisor:
         journal.try_append(self._folder / AUDIT_FILE, "error", detail=f"{what} ended by itself and is started again.")
         if len(self._deaths) > _MOST_RESTARTS:
             raise SegVizError(
-                f"{what} ended again and again: {_MOST_RESTARTS} restarts in {_RESTART_WINDOW_S / 60:.0f} minutes.",
+                f"{what} ended again and again: {_MOST_RESTARTS} restarts in {_RESTART_WINDOW_S / 60:.0f} minutes "
+                "without an answer.",
                 hint=f"The logs in {self._folder} say more.",
             )
 
