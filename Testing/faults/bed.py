@@ -34,6 +34,7 @@ from segviz_core.federation.study import CHECKPOINT_FILE, HISTORY_FILE
 
 SITES: Mapping[str, Sequence[str]] = {"north": ["liver"], "south": ["spleen"]}
 SETTINGS = {"rounds": 1000, "min_sites": 2, "wait_seconds": 240.0, "round_timeout": 240.0}
+WENT_OFFLINE = "it went offline during the round"
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -180,6 +181,12 @@ class Bed:
         if rejected:
             return Seen(REJECTED, "; ".join(rejected), lost)
         return Seen(REPEATED, ", ".join(map(str, repeats)), lost) if repeats else Seen(UNDISTURBED, "", lost)
+
+    def judge_absence(self, mark: Mark, site: str, why: str) -> Seen:
+        """As `judge`, where `site` may miss rounds for the reason `why`; it must be back in the last one."""
+        self.missed |= {row["round"]: {site} for row in self.rows() if row["rejected"].get(site) == why}
+        seen = self.judge(mark)
+        return replace(seen, outcome=BROKEN) if site in self.missed.get(self.finished, ()) else seen
 
     def compare(self, state: StudyState, *, absent: Sequence[str] = ()) -> None:
         """Raise AssertionError unless the weights are those of the study in one process, without sites in `absent`."""

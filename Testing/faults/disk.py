@@ -59,20 +59,14 @@ def site_on_a_full_disk(bed: Bed) -> Seen:
     bed.slow("south", TRAINING_S)
     bed.training("south")
     mark, words = bed.mark(), "the disk of the site is full."
-
-    def missed() -> dict[int, set[str]]:
-        return {row["round"]: {"south"} for row in bed.rows() if row["rejected"].get("south") == words}
-
     with _full(bed.folder / "south"):
         for _ in range(10):  # the last block of a file takes a few lines more
             bed.grows(1)
-            if missed():
+            if any(row["rejected"].get("south") == words for row in bed.rows()):
                 break
     bed.grows(2)
-    bed.missed |= missed()
-    seen = bed.judge(mark)
-    back = "south" not in bed.missed.get(bed.finished, ())
-    return seen if back and words in seen.why else replace(seen, outcome=BROKEN)
+    seen = bed.judge_absence(mark, "south", words)
+    return seen if words in seen.why else replace(seen, outcome=BROKEN)
 
 
 def truncated_checkpoint(bed: Bed) -> Seen:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bed import Bed, kill_all, pids, running_bed
-from fault import REPEATED, UNDISTURBED, Area, Fault, Seen
+from bed import WENT_OFFLINE, Bed, kill_all, pids, running_bed
+from fault import REJECTED, REPEATED, UNDISTURBED, Area, Fault, Seen
 
 from segviz_core.federation import site
 
@@ -168,7 +168,7 @@ def _stopped(place: str, words: str, seconds: float, *, patience: float = 600.0)
             except ProcessLookupError:
                 continue  # it was held for dead and replaced
         bed.grows(2, seconds=patience)
-        return bed.judge(mark)
+        return bed.judge_absence(mark, "south", WENT_OFFLINE)
 
     return act
 
@@ -185,7 +185,7 @@ AREA = Area(
         Fault("kill -9 of the site's SuperExec", "while a task runs", REPEATED, _while_training(" site-superexec ")),
         Fault("kill -9 of the site's supervisor", "while a task runs", REPEATED, supervisor),
         Fault("kill -9 of the whole site", "while it trains", REPEATED, whole_site),
-        Fault("kill -9 of the front", "while a site trains", UNDISTURBED, _server_while_training("federation.front ")),
+        Fault("kill -9 of the front", "while a site trains", REPEATED, _server_while_training("federation.front ")),
         Fault(
             "kill -9 of the server's SuperExec",
             "during a round",
@@ -227,7 +227,7 @@ AREA = Area(
         Fault(
             "SIGSTOP of the SuperNode, 90 s",
             "during a round",
-            REPEATED,
+            REJECTED,
             _stopped("south", " supernode ", 90.0),
             slow=True,
         ),
