@@ -241,14 +241,14 @@ AREA = Area(
         Fault(
             "SIGSTOP of the front, 30 s",
             "during a round",
-            UNDISTURBED,
+            REPEATED,
             _stopped("study", "federation.front ", HELD_S),
             slow=True,
         ),
         Fault(
             "SIGSTOP of the SuperLink, 30 s",
             "during a round",
-            UNDISTURBED,
+            REPEATED,
             _stopped("study", " superlink ", HELD_S),
             slow=True,
         ),
