@@ -1,6 +1,7 @@
 """Sites that overlap, leave or come late in an experiment: what is trained, what stays, what the table says."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from toy_btcv18 import write_btcv18
 from segviz_core.errors import Cancelled, InputError
 from segviz_core.experiments.datasets import load_data
 from segviz_core.experiments.experiment import run_all, run_one
+from segviz_core.experiments.extension_table import extension_table
 from segviz_core.experiments.extensions import LATE
 from segviz_core.experiments.plan import CONFIGS, plans_of, read_plan
 from segviz_core.experiments.results import read_results, rows_of
@@ -264,6 +266,16 @@ def test_extensions_stand_beside_the_undisturbed_run_and_in_no_other_table(real)
         text = (folder / name).read_text(encoding="utf-8")
         assert "Extensions" in text
         assert "segviz+, late-aorta, assembled" in text
+
+
+def test_mean_is_set_beside_a_mean_over_the_same_organs_only(real, tmp_path) -> None:
+    (tmp_path / "runs").mkdir()
+    for name in ("segviz+_3_foldA", "segviz+_3_foldA_late-kidneys"):
+        shutil.copy(real[0] / "runs" / f"{name}.json", tmp_path / "runs")
+    (row,) = json.loads((write_table(tmp_path) / "extensions.json").read_text())
+    assert row["beside_nodes"] == 3
+    _, ((_, _, _, *cells),) = extension_table([row])
+    assert ["(" in cell for cell in cells] == [True, True, True, False, False]
 
 
 def test_table_without_extensions_has_no_section_for_them(phantoms, tmp_path) -> None:

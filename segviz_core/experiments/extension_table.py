@@ -12,7 +12,7 @@ Row = Mapping[str, Any]
 
 EXPLAINED = (
     "Mean Dice over the repeats; in brackets, the difference to the plain run of the same repeat, in which every site "
-    "took part from the start to the end. The mean is that of the organs that the plain row has. A late organ has its "
+    "took part from the start to the end. The mean is over the published organs. A late organ has its "
     "head alone trained, on the representation of the finished plain run; a site that left had its head frozen."
 )
 
@@ -82,6 +82,13 @@ def _cell(organ: str, rows: Sequence[Row]) -> str:
     values = [row["dice"][organ] for row in rows if organ in row["dice"]]
     if not values:
         return "-"
-    both = [row for row in rows if row["beside"] and organ in row["dice"] and organ in row["beside"]]
+    both = [row for row in rows if organ in row["dice"] and organ in _comparable(row)]
     text = f"{np.mean(values):.3f}"
     return f"{text} ({np.mean([r['dice'][organ] - r['beside'][organ] for r in both]):+.3f})" if both else text
+
+
+def _comparable(row: Row) -> set[str]:
+    """Organs of the plain run; its mean only where it is over the same ones."""
+    beside = set(row["beside"] or ())
+    published = {organ for organ in row["dice"] if organ in ORDER}
+    return beside if published < beside else beside - {"mean"}
