@@ -221,8 +221,8 @@ def _flops(run: Run, settings: StudySettings, sites: Mapping[str, Site]) -> int:
             continue
         distillation = Distillation(organs=foreign, ramp=0.0)
         shared = flops_of(lambda: train(together, cases, step, organs=own, distillation=distillation))  # noqa: B023
-        leaves, rounds = run.extension.leaves == organ, settings.rounds
-        rounds = last_round(run.extension.after, rounds) if leaves else rounds
+        leaves = run.extension.leaves == organ
+        rounds = last_round(run.extension.after, settings.rounds) if leaves else settings.rounds
         total += plain * settings.local_steps + shared * rounds * settings.steps_per_round
         total += len(cases) * len(foreign) * _labelling(alone, organ, cases[0], run)
     return total
