@@ -3,7 +3,7 @@
 Standard library only: Slicer's process imports this module.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -62,6 +62,8 @@ SPLIT_KIDNEYS: tuple[Organ, Organ] = (
 FIRST_FREE_VALUE = 7
 """New organs of a federation get this label value and up, stored in the model's header."""
 
+_NEW_COLORS = ((128, 174, 128), (111, 184, 210), (216, 101, 79), (192, 104, 88), (244, 214, 49), (78, 63, 0))
+
 CURVE_COLORS: Mapping[str, str] = MappingProxyType(
     {"liver": "#d55e00", "spleen": "#0072b2", "kidneys": "#009e73", "pancreas": "#cc79a7"}
 )
@@ -104,3 +106,21 @@ LABEL_SETS: Mapping[str, LabelSet] = MappingProxyType(
     {name: LabelSet({name: (organ.value,)}) for name, organ in ORGANS.items()}
 )
 """The one-organ label sets of the published study, with SegViz's own label values."""
+
+
+def organs_named(names: Iterable[str]) -> dict[str, Organ]:
+    """The organs of these names: those of ORGANS, and unknown ones with the next free values in the order given.
+
+    >>> [organ.value for organ in organs_named(["spleen", "aorta", "stomach"]).values()]
+    [2, 7, 8]
+    """
+    organs: dict[str, Organ] = {}
+    new = 0
+    for name in names:
+        if name in ORGANS:
+            organs[name] = ORGANS[name]
+            continue
+        title, color = name.replace("_", " ").capitalize(), _NEW_COLORS[new % len(_NEW_COLORS)]
+        organs[name] = Organ(name, title, FIRST_FREE_VALUE + new, color, "SCT^85756007^Tissue")
+        new += 1
+    return organs

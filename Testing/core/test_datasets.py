@@ -3,9 +3,9 @@
 import json
 from dataclasses import replace
 
-import nibabel as nib
 import numpy as np
 import pytest
+from toy_btcv18 import SHAPE, VALUES, site_names, write_btcv18, write_case
 
 from segviz_core.contract import DataContract
 from segviz_core.errors import InputError
@@ -13,23 +13,11 @@ from segviz_core.experiments.datasets import load_data
 from segviz_core.experiments.plan import CONFIGS, ORDER, read_plan
 from segviz_core.labels import ORGANS
 
-SHAPE = (16, 14, 12)
-BTCV = {"liver": 6, "spleen": 1, "kidneys": 2, "pancreas": 11}
+BTCV = {organ: VALUES[organ] for organ in ORDER}
 
 
 def nothing(stage: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
-
-
-def write_case(image, label, values: dict[str, int], *, seed: int = 0) -> None:
-    """A CT with a slab per organ, in the order of `values`."""
-    labels = np.zeros(SHAPE, np.uint8)
-    for i, value in enumerate(values.values()):
-        labels[3 * i : 3 * i + 2, 4:10, 3:9] = value
-    hu = np.random.default_rng(seed).integers(-100, 200, SHAPE).astype(np.int16)
-    for path, voxels in ((image, hu), (label, labels)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(voxels, np.diag([8.0, 8.0, 8.0, 1.0])), path)
 
 
 def write_msd(root, task: str, labels: dict[str, int]) -> None:
@@ -73,15 +61,8 @@ def test_public_sets_in_their_own_layouts_make_four_sites_and_a_test_site(tmp_pa
 
 @pytest.fixture
 def btcv18(tmp_path, monkeypatch):
-    sites = {organ: [f"00{10 * i + k}" for k in range(10, 12)] for i, organ in enumerate(ORDER)}
-    for names in sites.values():
-        for name in names:
-            write_case(tmp_path / "img" / f"img{name}.nii.gz", tmp_path / "label" / f"label{name}.nii.gz", BTCV)
-    folds = {fold: [names[k] for names in sites.values()] for k, fold in enumerate("AB")}
-    values = {organ: [value] for organ, value in BTCV.items()}
-    (tmp_path / "sites.json").write_text(json.dumps({"sites": sites, "label_values": values, "test_folds": folds}))
-    monkeypatch.setenv("SEGVIZ_BTCV18", str(tmp_path))
-    return sites
+    monkeypatch.setenv("SEGVIZ_BTCV18", str(write_btcv18(tmp_path)))
+    return site_names()
 
 
 def test_no_fold_trains_on_a_case_that_it_is_tested_on(btcv18, tmp_path) -> None:

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from segviz_core.labels import CURVE_COLORS, ORGANS, OTHER_CURVE_COLOR
+from segviz_core.labels import CURVE_COLORS, ORGANS, OTHER_CURVE_COLOR, organs_named
 
 # Machado, Oliveira and Fernandes 2009, severity 1: how linear sRGB looks without one kind of cone.
 VISION = {
@@ -39,6 +39,13 @@ def cielab(rgb: np.ndarray) -> np.ndarray:
     xyz = to_xyz @ np.clip(rgb, 0, 1) / [0.95047, 1.0, 1.08883]
     f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def test_unknown_organs_get_the_free_values_in_the_order_of_their_names() -> None:
+    organs = organs_named(["spleen", "stomach", "aorta"])
+    assert {name: organ.value for name, organ in organs.items()} == {"spleen": 2, "stomach": 7, "aorta": 8}
+    assert organs["spleen"] is ORGANS["spleen"]
+    assert organs["stomach"].color != organs["aorta"].color
 
 
 def test_every_known_organ_has_a_curve_of_its_own_colour() -> None:

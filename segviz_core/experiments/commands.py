@@ -38,6 +38,7 @@ def _experiment(options: argparse.Namespace, console: "Console") -> None:
         raise InputError("Expected an experiment file or --all PROFILE, found neither or both.")
     files = [options.file] if options.file else plans_of(options.profile)
     runs = [run for file in files for run in read_plan(file) if options.only in run.name]
+    runs.sort(key=lambda run: bool(run.extension.joins))  # late joiners need the finished studies of plain runs
     if options.list:
         done = {run.name: (options.results / run.profile / "runs" / f"{run.name}.json").exists() for run in runs}
         text = "\n".join(f"{'done' if finished else 'open'}  {name}" for name, finished in done.items())

@@ -23,6 +23,7 @@ import torch
 from segviz_core import batches
 from segviz_core.atomic import replacing, write_json
 from segviz_core.experiments.datasets import Data, load_data
+from segviz_core.experiments.late_joiner import train_late_joiner
 from segviz_core.experiments.plan import Run
 from segviz_core.experiments.predictors import Predictor
 from segviz_core.experiments.results import summary, write_result
@@ -92,6 +93,8 @@ def run_one(run: Run, work: Path, data_folder: Path, *, on_progress: Progress) -
 def _train(run: Run) -> Callable[..., Trained]:
     if run.row == "single":
         return train_single
+    if run.extension.joins:
+        return train_late_joiner
     return train_segviz if run.row.startswith("segviz") else train_softmax
 
 
@@ -120,6 +123,7 @@ def _result(run: Run, trained: Trained, data: Data, scores: Mapping[str, Any], c
         "nodes": run.nodes,
         "repeat": run.repeat,
         "variant": run.variant,
+        "extension": run.extension.to_dict(),
         "setup": run.setup.to_dict(),
         "data": {"kind": run.data["kind"]},
         "cases": {

@@ -9,11 +9,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import nibabel
@@ -84,18 +85,26 @@ def draw_case(site: str, index: int, *, seed: int = 0) -> Patient:
 
 
 def write_phantoms(
-    profile: Profile, folder: Path, *, seed: int = 0, on_progress: Callable[[str, int, int], None] | None = None
+    profile: Profile,
+    folder: Path,
+    *,
+    seed: int = 0,
+    annotates: Mapping[str, Collection[str]] = MappingProxyType({}),
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
     """Write `profile`'s cases as folder/SITE/{images,labels}/NAME.nii.gz on all cores; finished files are kept.
 
-    A training site's labels hold only its own organ, those of `test` all organs, with SegViz's label values.
+    A training site's labels hold only its own organ (or those that it `annotates`), those of `test` all organs, with
+    SegViz's label values.
 
     Raises:
         InputError: the folder holds phantoms of another profile or seed, or cannot be written.
         Cancelled: `on_progress(stage, done, total)` raised it; a new call goes on where this one stopped.
     """
-    _claim(folder, {"profile": profile.name, "seed": seed})
+    also = {"annotates": {site: sorted(organs) for site, organs in annotates.items()}} if annotates else {}
+    _claim(folder, {"profile": profile.name, "seed": seed, **also})
     counts = {**profile.cases, TEST_SITE: profile.test_cases}
+    shown = {**{site: (site,) for site in counts}, **annotates, TEST_SITE: tuple(ORGANS)}
     cases = [_CaseFiles(folder, site, index) for site, n in counts.items() for index in range(n)]
     for case in cases:
         case.image.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +119,7 @@ def write_phantoms(
     # spawn: no lock or thread of the calling process (torch, rich) is inherited.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
         with _ctrl_c_ignored():
-            futures = [pool.submit(_write_case, case, profile, seed) for case in open_cases]
+            futures = [pool.submit(_write_case, case, profile, seed, shown[case.site]) for case in open_cases]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -163,10 +172,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _write_case(case: _CaseFiles, profile: Profile, seed: int) -> None:
+def _write_case(case: _CaseFiles, profile: Profile, seed: int, organs: Collection[str]) -> None:
     ct, labels = make_phantom(case.site, case.index, profile=profile, seed=seed)
-    if case.site != TEST_SITE:
-        labels = np.where(labels == ORGANS[case.site].value, labels, 0).astype(np.uint8)
+    labels = np.where(np.isin(labels, [ORGANS[organ].value for organ in organs]), labels, 0).astype(np.uint8)
     write_labels(case.label, labels, ct)
     image = nibabel.Nifti1Image(ct.voxels, ct.affine)
     image.set_qform(ct.affine, code="scanner")

@@ -6,7 +6,7 @@ repeats = [0, 1, 2]           # seeds, or the names of test folds
 kind = "phantoms"
 [setup]                       # fields of Setup; for phantoms the profile of that name fills in what is left out
 steps_per_site = 960
-[[run]]                       # one row; optional: nodes, repeats, variant, and [run.setup], [run.study] to differ in
+[[run]]                       # one row; optional: nodes, repeats, variant, [run.setup], options, extension to differ in
 row = "segviz+"
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 
 from segviz_core.contract import DataContract
 from segviz_core.errors import InputError
+from segviz_core.experiments.extensions import Extension, read_extension
 from segviz_core.experiments.profiles import PROFILES
 
 ORDER = ("liver", "spleen", "pancreas", "kidneys")
@@ -71,7 +72,8 @@ class Setup:
 class Run:
     """One row at one repeat, with the organs that have a site (`single` is a network of 1 node at each of them).
 
-    `variant` names a run of the ablation ladder, `options` what it changes (settings of the study).
+    `variant` names a run of the ablation ladder, `options` what it changes (settings of the study); or it names an
+    `extension`: what happens otherwise than in the plain run.
     """
 
     profile: str
@@ -83,12 +85,18 @@ class Run:
     data: Mapping[str, Any]
     variant: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    extension: Extension = field(default_factory=Extension)
 
     @property
     def name(self) -> str:
         """Name of its files."""
         repeat = f"seed{self.repeat}" if isinstance(self.repeat, int) else f"fold{self.repeat}"
         return "_".join(part for part in (self.row, str(self.nodes), repeat, self.variant) if part)
+
+    @property
+    def plain(self) -> "Run":
+        """The same row without what sets this run apart."""
+        return replace(self, variant="", options={}, extension=Extension())
 
     @property
     def seed(self) -> int:
@@ -127,7 +135,7 @@ def _runs(values: Mapping[str, Any]) -> list[Run]:
     base = {**(_of_phantoms(profile) if data["kind"] == "phantoms" else {}), **values["setup"]}
     runs = []
     for entry in values["run"]:
-        if unknown := set(entry) - {"row", "nodes", "repeats", "variant", "setup", "options"}:
+        if unknown := set(entry) - {"row", "nodes", "repeats", "variant", "setup", "options", "extension"}:
             raise ValueError(f"unknown name {sorted(unknown)[0]} in a run")
         if entry["row"] not in ROWS:
             raise ValueError(f"row {entry['row']!r} is none of {', '.join(ROWS)}")
@@ -141,10 +149,19 @@ def _runs(values: Mapping[str, Any]) -> list[Run]:
             data,
             entry.get("variant", ""),
             entry.get("options", {}),
+            _extension(entry),
         )
         runs += [replace(run, repeat=repeat) for repeat in entry.get("repeats", values["repeats"])]
     order = {repeat: i for i, repeat in enumerate(values["repeats"])}
     return sorted(runs, key=lambda run: order.get(run.repeat, len(order)))
+
+
+def _extension(entry: Mapping[str, Any]) -> Extension:
+    if "extension" not in entry:
+        return Extension()
+    if entry["row"] != "segviz+" or not entry.get("variant"):
+        raise ValueError("an extension needs the row segviz+ and a variant that names it")
+    return read_extension(entry["extension"], organs=ORDER[: entry.get("nodes", 4)], sites=ORDER)
 
 
 def _setup(values: Mapping[str, Any]) -> Setup:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from torch import nn
 
-from segviz_core.labels import ORGANS
+from segviz_core.labels import organs_named
 from segviz_core.merging import merge
 from segviz_core.meta_model import OrganEntry
 from segviz_core.network import SegVizNet
@@ -67,7 +67,7 @@ class Heads:
         if not self.exclusive:
             return self.claims(maps)
         labels = merge(maps, self._entries())
-        return {organ: labels == ORGANS[organ].value for organ in self.organs}
+        return {name: labels == organ.value for name, organ in organs_named(self.organs).items()}
 
     def claims(self, maps: Maps) -> dict[str, Mask]:
         """What each head would take for its organ if there were no other."""
@@ -79,8 +79,9 @@ class Heads:
         return {organ: expit(maps[i] / np.float32(temperatures[i])) for i, organ in enumerate(self.organs)}
 
     def _entries(self) -> list[OrganEntry]:
-        values = {organ: self.calibration.get(organ, (1.0, 0.5)) for organ in self.organs}
-        return [OrganEntry.of(ORGANS[o], temperature=t, threshold=h) for o, (t, h) in values.items()]
+        organs = organs_named(self.organs)
+        values = {name: self.calibration.get(name, (1.0, 0.5)) for name in organs}
+        return [OrganEntry.of(organs[name], temperature=t, threshold=h) for name, (t, h) in values.items()]
 
 
 @dataclass(frozen=True)

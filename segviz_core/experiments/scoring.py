@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segviz_core.evaluation import dice_per_organ, evaluate
 from segviz_core.experiments.datasets import Test
 from segviz_core.experiments.predictors import Heads, Mask, Predictor
-from segviz_core.labels import ORGANS
+from segviz_core.labels import organs_named
 from segviz_core.preprocessing import restore
 
 BOX_MARGIN_MM = 20.0
@@ -56,8 +56,8 @@ def score(predictor: Predictor, test: Test, *, tolerance_mm: float) -> CaseScore
     spacing = test.grid.native_spacing_mm
     voxel_ml = math.prod(spacing) / 1000
     rows = []
-    for organ in predictor.organs:
-        truth = test.truth == ORGANS[organ].value
+    for organ, known in organs_named(predictor.organs).items():
+        truth = test.truth == known.value
         (found,) = evaluate(
             masks[organ].astype(np.uint8),
             truth.astype(np.uint8),
@@ -75,11 +75,12 @@ def score(predictor: Predictor, test: Test, *, tolerance_mm: float) -> CaseScore
 
 def test_dice(predictor: Predictor, tests: Sequence[Test]) -> dict[str, float]:
     """Mean Dice per organ and `mean` over them, of the test cases that show the organ: for learning curves."""
-    found: dict[str, list[float]] = {organ: [] for organ in predictor.organs}
+    organs = organs_named(predictor.organs)
+    found: dict[str, list[float]] = {organ: [] for organ in organs}
     for test in tests:
         masks = predictor.masks(restore(predictor.maps(test.intensities), test.grid))
         for organ, mask in masks.items():
-            truth = test.truth == ORGANS[organ].value
+            truth = test.truth == organs[organ].value
             if truth.any():
                 found[organ].append(dice_per_organ(mask.astype(np.uint8), truth.astype(np.uint8), {organ: 1})[organ])
     dice = {organ: round(float(np.mean(values)), 4) for organ, values in found.items() if values}
@@ -91,9 +92,9 @@ test_dice.__test__ = False  # type: ignore[attr-defined]  # pytest: no test
 
 def label_map(masks: dict[str, Mask]) -> NDArray[np.uint8]:
     """One label map of all organs, for pictures; where several claim a voxel, the first one has it."""
-    labels = np.zeros(next(iter(masks.values())).shape, np.uint8)
+    labels, organs = np.zeros(next(iter(masks.values())).shape, np.uint8), organs_named(masks)
     for organ, mask in reversed(masks.items()):
-        labels[mask] = ORGANS[organ].value
+        labels[mask] = organs[organ].value
     return labels
 
 

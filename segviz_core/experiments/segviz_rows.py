@@ -6,7 +6,7 @@ equal steps in every mode, so that both evaluations come from one training.
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from segviz_core.atomic import write_json
 from segviz_core.cases import Case, Site
+from segviz_core.experiments.extensions import Extension
+from segviz_core.experiments.leaving import frozen_since, last_round, leave_when_due
 from segviz_core.experiments.plan import Run
 from segviz_core.experiments.predictors import Heads, Predictor
 from segviz_core.experiments.rows import Report, Trained, Watch, device_of, flops_of, training
@@ -43,31 +45,28 @@ def train_segviz(run: Run, sites: Mapping[str, Site], work: Path, report: Report
         for organ, site in sites.items()
     }
 
+    leaves, after, at_leaving = run.extension.leaves, run.extension.after, work / "at_leaving.safetensors"
+
     def on_round(row: Mapping[str, Any]) -> None:
+        if leaves:
+            leave_when_due(study, leaves, after, checkpoint=at_leaving)
         done = _steps(study, study.state.finished)
         report(done, run.setup.steps_per_site)
         if row["stage"] == "train":
             watched.keep(done, watch(done, _assembled(run, study)))
 
+    if leaves:
+        leave_when_due(study, leaves, after, checkpoint=at_leaving)  # a kill may have come just before it
     run_study(study, {organ: session.handle for organ, session in sessions.items()}, on_round=on_round)
-    assembled = _assembled(run, study)
-    predictors: dict[str, Predictor] = {"personal": _personal(run, work, sites), "assembled": assembled}
-    predictors["assembled+recal"] = _recalibrated(run, assembled, sites)
-    if settings.mode == "segviz+":
-        predictors["experts"] = _experts(run, folder, sites)
-    rows, members = study.history(), [member.site for member in study.state.members.values()]
-    traffic = [
-        row["sites"].get(site, {}).get(way, 0)
-        for row in rows
-        for site in members
-        for way in ("bytes_sent", "bytes_received")
-    ]
+    rows, notes = study.history(), notes_of(run, settings)
+    if leaves:
+        notes["frozen"] = frozen_since(at_leaving, study.state, heads=[leaves])
     return Trained(
-        predictors,
+        _predictors(run, study, work, sites),
         [_curve_row(study, row, watched.rows) for row in rows if row["complete"] and row["stage"].startswith("train")],
-        round(sum(traffic) / len(members)),
+        bytes_per_site(study, sites),
         _flops(run, settings, sites),
-        {"study": {name: value for name, value in settings.to_dict().items() if name not in run.setup.to_dict()}},
+        notes,
     )
 
 
@@ -96,6 +95,31 @@ def study_settings(run: Run) -> StudySettings:
     )
 
 
+def notes_of(run: Run, settings: StudySettings) -> dict[str, Any]:
+    """The study in a result: its settings that `run.setup` does not hold."""
+    return {"study": {name: value for name, value in settings.to_dict().items() if name not in run.setup.to_dict()}}
+
+
+def bytes_per_site(study: Study, sites: Collection[str]) -> int:
+    """What a site sent and received, the mean over `sites`."""
+    traffic: list[int] = [
+        row["sites"].get(site, {}).get(way, 0)
+        for row in study.history()
+        for site in sites
+        for way in ("bytes_sent", "bytes_received")
+    ]
+    return round(sum(traffic) / len(sites))
+
+
+def network_of(run: Run, state: StudyState, site: str | None = None) -> SegVizNet:
+    """The state's network; in FEDBN, of `site`: with its own norm layers."""
+    network = SegVizNet(NetworkConfig.from_dict(run.setup.network), list(state.heads))
+    load_arrays(network.representation, state.representation | (state.norms.get(site, {}) if site else {}))
+    for organ, head in state.heads.items():
+        load_arrays(network.head(organ), head)
+    return network.eval().to(device_of(run))
+
+
 class _Watched:
     """Test Dice along the way, by steps per site; survives a kill."""
 
@@ -120,13 +144,16 @@ def _curve_row(study: Study, row: Mapping[str, Any], watched: Mapping[str, Any])
     return {"step": steps, "stage": row["stage"], **losses, **watched.get(str(steps), {})}
 
 
-def _network(run: Run, state: StudyState, site: str | None = None) -> SegVizNet:
-    """The state's network; in FEDBN, of `site`: with its own norm layers."""
-    network = SegVizNet(NetworkConfig.from_dict(run.setup.network), list(state.heads))
-    load_arrays(network.representation, state.representation | (state.norms.get(site, {}) if site else {}))
-    for organ, head in state.heads.items():
-        load_arrays(network.head(organ), head)
-    return network.eval().to(device_of(run))
+def _predictors(run: Run, study: Study, work: Path, sites: Mapping[str, Site]) -> dict[str, Predictor]:
+    """The evaluations of a row; of an extension the product alone, beside that of the plain run."""
+    assembled = _assembled(run, study)
+    if run.extension != Extension():
+        return {"assembled": assembled}
+    predictors: dict[str, Predictor] = {"personal": _personal(run, work, sites), "assembled": assembled}
+    predictors["assembled+recal"] = _recalibrated(run, assembled, sites)
+    if study.settings.mode == "segviz+":
+        predictors["experts"] = _experts(run, study.folder, sites)
+    return predictors
 
 
 def _assembled(run: Run, study: Study) -> Heads:
@@ -134,10 +161,10 @@ def _assembled(run: Run, study: Study) -> Heads:
     organs = [organ for organ in run.organs if organ in study.state.heads]
     if study.settings.keeps_norms:
         networks: list[tuple[SegVizNet, tuple[str, ...]]] = [
-            (_network(run, study.state, organ), (organ,)) for organ in organs
+            (network_of(run, study.state, organ), (organ,)) for organ in organs
         ]
     else:
-        networks = [(_network(run, study.state), tuple(organs))]
+        networks = [(network_of(run, study.state), tuple(organs))]
     return Heads(networks, run.setup.patch_size)
 
 
@@ -184,16 +211,19 @@ def _flops(run: Run, settings: StudySettings, sites: Mapping[str, Site]) -> int:
     """Arithmetic of all sites: steps alone and together, and labels by the experts of the other sites."""
     total, config = 0, NetworkConfig.from_dict(run.setup.network)
     for organ, site in sites.items():
-        cases, foreign = site.training_cases, tuple(o for o in sites if o != organ)
-        alone, together = (SegVizNet(config, organs).to(device_of(run)) for organs in ([organ], list(sites)))
+        cases, own = site.training_cases, site.label_set.organs
+        foreign = tuple(o for o in sites if o not in own)
+        alone, together = (SegVizNet(config, list(organs)).to(device_of(run)) for organs in (own, sites))
         step = training(run, steps=1)
         plain = flops_of(lambda: train(alone, cases, step))  # noqa: B023
         if settings.mode != "segviz+":
             total += plain * settings.rounds * settings.steps_per_round
             continue
         distillation = Distillation(organs=foreign, ramp=0.0)
-        shared = flops_of(lambda: train(together, cases, step, organs=[organ], distillation=distillation))  # noqa: B023
-        total += plain * settings.local_steps + shared * settings.rounds * settings.steps_per_round
+        shared = flops_of(lambda: train(together, cases, step, organs=own, distillation=distillation))  # noqa: B023
+        leaves = run.extension.leaves == organ
+        rounds = last_round(run.extension.after, settings.rounds) if leaves else settings.rounds
+        total += plain * settings.local_steps + shared * rounds * settings.steps_per_round
         total += len(cases) * len(foreign) * _labelling(alone, organ, cases[0], run)
     return total
 

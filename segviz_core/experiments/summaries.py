@@ -97,6 +97,7 @@ def ablation_entries(results: Sequence[Mapping[str, Any]]) -> list[Entry]:
 
 
 def _entries(results: Sequence[Mapping[str, Any]]) -> list[Entry]:
+    results = [result for result in results if not result.get("extension")]  # extension_table.py
     keys = dict.fromkeys(
         (result["nodes"], ROWS.index(result["row"]), result["variant"], EVALUATIONS.index(evaluation))
         for result in results

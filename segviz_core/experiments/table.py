@@ -1,6 +1,7 @@
 """The table of a profile, from the results of its runs: table.{json,csv,md,html}, ablation.json, published.json.
 
-statistics.json holds the paired comparisons, details.json the further scores and the costs.
+extensions.json holds the runs in which sites overlap, come late or leave, statistics.json the paired comparisons,
+details.json the further scores and the costs.
 """
 
 import csv
@@ -12,6 +13,7 @@ from pathlib import Path
 from segviz_core.atomic import replacing, write_json
 from segviz_core.errors import InputError
 from segviz_core.experiments.comparisons import NOT_INFERIOR, Comparison, comparisons
+from segviz_core.experiments.extension_table import EXPLAINED, Row, extension_rows, extension_table
 from segviz_core.experiments.page import data_uri, page, table
 from segviz_core.experiments.plan import ORDER
 from segviz_core.experiments.plots import learning_curves, traffic
@@ -38,18 +40,19 @@ def write_table(folder: Path) -> Path:
     """
     results = read_results(folder)
     profile = results[0]["profile"]
-    entries, ablations = table_entries(results), ablation_entries(results)
+    entries, ablations, extensions = table_entries(results), ablation_entries(results), extension_rows(results)
     if not entries:
         raise InputError(f"{folder}: expected the result of a row, found variants only.", hint="Run the rows first.")
     compared = comparisons(entries)
     write_json(folder / "table.json", [entry.to_dict() for entry in entries])
     write_json(folder / "ablation.json", [entry.to_dict() for entry in ablations])
+    write_json(folder / "extensions.json", extensions)
     write_json(folder / "published.json", [row.to_dict() for row in PUBLISHED])
     write_json(folder / "statistics.json", [comparison.to_dict() for comparison in compared])
     write_json(folder / "details.json", [{"row": e.label, "nodes": e.nodes, **e.details()} for e in entries])
     _write(folder / "table.csv", _csv(entries))
-    _write(folder / "table.md", _markdown(profile, entries, ablations, compared))
-    _write(folder / "table.html", _html(profile, entries, ablations, compared))
+    _write(folder / "table.md", _markdown(profile, entries, ablations, extensions, compared))
+    _write(folder / "table.html", _html(profile, entries, ablations, extensions, compared))
     return folder
 
 
@@ -67,7 +70,11 @@ def _csv(entries: Sequence[Entry]) -> str:
 
 
 def _markdown(
-    profile: str, entries: Sequence[Entry], ablations: Sequence[Entry], compared: Sequence[Comparison]
+    profile: str,
+    entries: Sequence[Entry],
+    ablations: Sequence[Entry],
+    extensions: Sequence[Row],
+    compared: Sequence[Comparison],
 ) -> str:
     parts = [f"# Results: {profile}", NOTES.get(profile, PHANTOMS), _explained()]
     heads, rows = _main_table(entries)
@@ -75,10 +82,18 @@ def _markdown(
     parts += [_table(*_comparison_table(compared)), "## Further scores and costs", _table(*_detail_table(entries))]
     if ablations:
         parts += ["## Variants", _table(*_main_table(ablations))]
+    if extensions:
+        parts += ["## Extensions", EXPLAINED, _table(*extension_table(extensions))]
     return "\n\n".join(parts) + "\n"
 
 
-def _html(profile: str, entries: Sequence[Entry], ablations: Sequence[Entry], compared: Sequence[Comparison]) -> str:
+def _html(
+    profile: str,
+    entries: Sequence[Entry],
+    ablations: Sequence[Entry],
+    extensions: Sequence[Row],
+    compared: Sequence[Comparison],
+) -> str:
     body = [f'<h1>Results: {escape(profile)}</h1><p class="note">{escape(NOTES.get(profile, PHANTOMS))}</p>']
     sections = [
         ("Dice", _explained(), _main_table(entries)),
@@ -87,6 +102,8 @@ def _html(profile: str, entries: Sequence[Entry], ablations: Sequence[Entry], co
     ]
     if ablations:
         sections.append(("Variants", "One change each; assembled unless named.", _main_table(ablations)))
+    if extensions:
+        sections.append(("Extensions", EXPLAINED, extension_table(extensions)))
     for title, caption, (heads, rows) in sections:
         body.append(f"<h2>{escape(title)}</h2>" + table(caption, heads, [[escape(c) for c in row] for row in rows]))
     for title, png in (("Learning", learning_curves(entries)), ("Traffic", traffic(entries))):

@@ -6,10 +6,8 @@ from segviz_core.federation.packets import Arrays
 from segviz_core.federation.schedule import schedule, steps_per_site
 from segviz_core.federation.settings import StudySettings
 from segviz_core.federation.state import StudyState
-from segviz_core.labels import FIRST_FREE_VALUE, ORGANS, Organ
+from segviz_core.labels import ORGANS, Organ, organs_named
 from segviz_core.meta_model import MetaModel, OrganEntry
-
-_NEW_COLORS = ((128, 174, 128), (111, 184, 210), (216, 101, 79), (192, 104, 88), (244, 214, 49), (78, 63, 0))
 
 
 def meta_model_of(state: StudyState, settings: StudySettings) -> MetaModel:
@@ -34,7 +32,7 @@ def meta_model_of(state: StudyState, settings: StudySettings) -> MetaModel:
         contract=settings.contract,
         network=settings.network,
         patch_size=settings.patch_size,
-        organs=tuple(_entry(organ, state) for organ in _in_order(state)),
+        organs=tuple(_entry(organ, state) for organ in organs_named(_in_order(state)).values()),
         weights=weights,
         provenance={
             "study": settings.name,
@@ -59,11 +57,6 @@ def _in_order(state: StudyState) -> list[str]:
     return [organ for organ in dict.fromkeys([*ORGANS, *new]) if organ in state.heads]
 
 
-def _entry(organ: str, state: StudyState) -> OrganEntry:
-    temperature, threshold = state.calibration.get(organ, (1.0, 0.5))
-    known = ORGANS.get(organ)
-    if known is None:
-        i = [name for name in _in_order(state) if name not in ORGANS].index(organ)
-        title, color = organ.replace("_", " ").capitalize(), _NEW_COLORS[i % len(_NEW_COLORS)]
-        known = Organ(organ, title, FIRST_FREE_VALUE + i, color, "SCT^85756007^Tissue")
-    return OrganEntry.of(known, temperature=temperature, threshold=threshold)
+def _entry(organ: Organ, state: StudyState) -> OrganEntry:
+    temperature, threshold = state.calibration.get(organ.name, (1.0, 0.5))
+    return OrganEntry.of(organ, temperature=temperature, threshold=threshold)
