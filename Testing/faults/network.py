@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from bed import WENT_OFFLINE, Bed, Mark, running_bed
 from fault import REJECTED, REPEATED, UNDISTURBED, Area, Fault, Seen
@@ -76,7 +77,7 @@ def _end(bed: Bed, mark: Mark, seconds: float) -> Seen:
 
 AREA = Area(
     "network",
-    running_bed,
+    partial(running_bed, wait_seconds=1200.0),  # the study waits for its site through the longest cut
     (
         Fault("network cut for 10 s", "while the site trains", REPEATED, _cut(10)),
         Fault("network silent for 10 s", "while the site trains", REPEATED, _silence(10)),
