@@ -94,7 +94,8 @@ def _play(area: Area, done: set[str], options: argparse.Namespace) -> int:
                 seen = Seen(BROKEN, f"{type(error).__name__}: {error}"[:300])
             seconds = time.monotonic() - began if seen.seconds is None else seen.seconds
             row = {"fault": fault.fault, "when": fault.when, "expected": fault.expected, "seen": seen.outcome}
-            row |= {"seconds": round(seconds, 1), "rounds_lost": seen.rounds_lost, "why": seen.why, "area": area.name}
+            row |= {"seconds": round(seconds, 1), "rounds_lost": seen.rounds_lost, "area": area.name}
+            row["why"] = seen.why.replace(f"{place}{os.sep}", "")
             print(json.dumps(row), flush=True)
             if seen.outcome == BROKEN:
                 _keep_logs(Path(place), options.out / "broken" / fault.name.replace("/", " "))
