@@ -7,6 +7,7 @@ details.json the further scores and the costs.
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def write_table(folder: Path) -> Path:
     if not entries:
         raise InputError(f"{folder}: expected the result of a row, found variants only.", hint="Run the rows first.")
     compared = comparisons(entries)
+    content = _Content(profile, entries, ablations, extensions, compared)
     write_json(folder / "table.json", [entry.to_dict() for entry in entries])
     write_json(folder / "ablation.json", [entry.to_dict() for entry in ablations])
     write_json(folder / "extensions.json", extensions)
@@ -51,9 +53,20 @@ def write_table(folder: Path) -> Path:
     write_json(folder / "statistics.json", [comparison.to_dict() for comparison in compared])
     write_json(folder / "details.json", [{"row": e.label, "nodes": e.nodes, **e.details()} for e in entries])
     _write(folder / "table.csv", _csv(entries))
-    _write(folder / "table.md", _markdown(profile, entries, ablations, extensions, compared))
-    _write(folder / "table.html", _html(profile, entries, ablations, extensions, compared))
+    _write(folder / "table.md", _markdown(content))
+    _write(folder / "table.html", _html(content))
     return folder
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What the table shows as text and as a page."""
+
+    profile: str
+    entries: Sequence[Entry]
+    ablations: Sequence[Entry]
+    extensions: Sequence[Row]
+    compared: Sequence[Comparison]
 
 
 def _csv(entries: Sequence[Entry]) -> str:
@@ -69,46 +82,38 @@ def _csv(entries: Sequence[Entry]) -> str:
     return content.getvalue()
 
 
-def _markdown(
-    profile: str,
-    entries: Sequence[Entry],
-    ablations: Sequence[Entry],
-    extensions: Sequence[Row],
-    compared: Sequence[Comparison],
-) -> str:
-    parts = [f"# Results: {profile}", NOTES.get(profile, PHANTOMS), _explained()]
-    heads, rows = _main_table(entries)
+def _markdown(of: _Content) -> str:
+    parts = [f"# Results: {of.profile}", NOTES.get(of.profile, PHANTOMS), _explained()]
+    heads, rows = _main_table(of.entries)
     parts += [_table(heads, rows), "## segviz+ against the other rows", _explained_comparisons()]
-    parts += [_table(*_comparison_table(compared)), "## Further scores and costs", _table(*_detail_table(entries))]
-    if ablations:
-        parts += ["## Variants", _table(*_main_table(ablations))]
-    if extensions:
-        parts += ["## Extensions", EXPLAINED, _table(*extension_table(extensions))]
+    parts += [
+        _table(*_comparison_table(of.compared)),
+        "## Further scores and costs",
+        _table(*_detail_table(of.entries)),
+    ]
+    if of.ablations:
+        parts += ["## Variants", _table(*_main_table(of.ablations))]
+    if of.extensions:
+        parts += ["## Extensions", EXPLAINED, _table(*extension_table(of.extensions))]
     return "\n\n".join(parts) + "\n"
 
 
-def _html(
-    profile: str,
-    entries: Sequence[Entry],
-    ablations: Sequence[Entry],
-    extensions: Sequence[Row],
-    compared: Sequence[Comparison],
-) -> str:
-    body = [f'<h1>Results: {escape(profile)}</h1><p class="note">{escape(NOTES.get(profile, PHANTOMS))}</p>']
+def _html(of: _Content) -> str:
+    body = [f'<h1>Results: {escape(of.profile)}</h1><p class="note">{escape(NOTES.get(of.profile, PHANTOMS))}</p>']
     sections = [
-        ("Dice", _explained(), _main_table(entries)),
-        ("segviz+ against the other rows", _explained_comparisons(), _comparison_table(compared)),
-        ("Further scores and costs", "Means over the test cases.", _detail_table(entries)),
+        ("Dice", _explained(), _main_table(of.entries)),
+        ("segviz+ against the other rows", _explained_comparisons(), _comparison_table(of.compared)),
+        ("Further scores and costs", "Means over the test cases.", _detail_table(of.entries)),
     ]
-    if ablations:
-        sections.append(("Variants", "One change each; assembled unless named.", _main_table(ablations)))
-    if extensions:
-        sections.append(("Extensions", EXPLAINED, extension_table(extensions)))
+    if of.ablations:
+        sections.append(("Variants", "One change each; assembled unless named.", _main_table(of.ablations)))
+    if of.extensions:
+        sections.append(("Extensions", EXPLAINED, extension_table(of.extensions)))
     for title, caption, (heads, rows) in sections:
         body.append(f"<h2>{escape(title)}</h2>" + table(caption, heads, [[escape(c) for c in row] for row in rows]))
-    for title, png in (("Learning", learning_curves(entries)), ("Traffic", traffic(entries))):
+    for title, png in (("Learning", learning_curves(of.entries)), ("Traffic", traffic(of.entries))):
         body.append(f'<h2>{title}</h2><figure><img src="{data_uri(png)}" alt="{title}"></figure>')
-    return page(f"SegViz: {profile}", "".join(body))
+    return page(f"SegViz: {of.profile}", "".join(body))
 
 
 def _explained() -> str:
