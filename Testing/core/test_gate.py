@@ -20,6 +20,7 @@ import pytest
 from flwr.app import Message, RecordDict
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import TaskType
+from flwr.supercore.corestate import sql_corestate
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.state.schema.linkstate_models import Node as NodeModel
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
@@ -107,6 +108,12 @@ def test_the_node_has_the_names_that_its_process_replaces() -> None:
     assert "send=send,\n" in source, WHAT_TO_DO
     assert "recv := receive()" in inspect.getsource(node._pull_and_store_message), WHAT_TO_DO
     assert "send(message, object_tree, clientapp_runtime)" in inspect.getsource(node._push_messages), WHAT_TO_DO
+
+
+def test_the_superlink_and_the_apps_have_the_names_that_their_processes_set() -> None:
+    source = inspect.getsource(sql_corestate.SqlCoreState)
+    assert source.count("seconds=OBJECT_PUSH_SESSION_TTL_SECONDS") == 2, WHAT_TO_DO
+    assert 'os.getenv("FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", ' in inspect.getsource(constant), WHAT_TO_DO
 
 
 def test_retries_are_bounded_by_the_name_that_the_node_process_changes() -> None:
