@@ -182,7 +182,9 @@ def _measure(bench: Bench, *, full: bool) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="also 1000 slices under 3 GB, stock at more sizes, peers three times")
+    parser.add_argument(
+        "--full", action="store_true", help="also 1000 slices under 3 GB, stock at more sizes, peers three times"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
