@@ -3,12 +3,15 @@
 That code from the coordinator does not run is shown by a real run in test_site.py.
 """
 
+import hashlib
 import inspect
 import subprocess
 import threading
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import flwr.common.constant as constant
 import flwr.supercore.retry.http_retry as http_retry
@@ -18,6 +21,7 @@ import flwr.supernode.start_client_internal as node
 import httpx
 import pytest
 from flwr.app import Message, RecordDict
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import TaskType
 from flwr.supercore.corestate import sql_corestate
@@ -30,7 +34,13 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from segviz_core.federation import clock, gate
-from segviz_core.federation.flower_process import PROGRAMS, command, retry_broken_handshakes, send_each_reply_at_once
+from segviz_core.federation.flower_process import (
+    PROGRAMS,
+    command,
+    give_up_silent_uploads,
+    retry_broken_handshakes,
+    send_each_reply_at_once,
+)
 from segviz_core.federation.kit import FLWR_VERSION
 
 WHAT_TO_DO = (
@@ -108,6 +118,20 @@ def test_the_node_has_the_names_that_its_process_replaces() -> None:
     assert "send=send,\n" in source, WHAT_TO_DO
     assert "recv := receive()" in inspect.getsource(node._pull_and_store_message), WHAT_TO_DO
     assert "send(message, object_tree, clientapp_runtime)" in inspect.getsource(node._push_messages), WHAT_TO_DO
+
+
+def test_upload_that_stops_is_given_up_after_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a site that goes, or is removed, while it sends would hold up the study for three minutes."""
+    monkeypatch.setattr(sql_corestate, "OBJECT_PUSH_SESSION_TTL_SECONDS", 180)
+    give_up_silent_uploads(sql_corestate)
+    state = SqlLinkState(str(tmp_path / "state.db"), MagicMock(), InMemoryObjectStore())
+    state.initialize()
+    piece, real_now = hashlib.sha256(b"a piece").hexdigest(), sql_corestate.now
+    state.preregister_object_tree(ObjectTree(object_id=piece), state.start_session(1))
+    waiting, lost = b"", None
+    for seconds, found in ((59, waiting), (61, lost)):
+        monkeypatch.setattr(sql_corestate, "now", lambda seconds=seconds: real_now() + timedelta(seconds=seconds))
+        assert state.get_object(1, piece) == found
 
 
 def test_the_superlink_and_the_apps_have_the_names_that_their_processes_set() -> None:

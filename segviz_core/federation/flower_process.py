@@ -23,9 +23,8 @@ from segviz_core.federation.clock import TOLERATED_S
 
 _LONGEST_SLEEP_S, _LONGEST_RETRY_S = 1.0, 4.0
 _UPLOAD_SILENT_S, _CHUNK_BYTES = 60, 1 << 20
-"""A piece of an upload must come within a minute, the lease of a node, instead of Flower's three: so long the server
-waits for the rest of a reply whose site has gone, deaf to all other sites. Two pieces travel at once; of 1 MiB instead
-of 5 they pass a line of 0.3 Mbit/s, as Flower's do in its own time."""
+"""Two pieces travel at once, and each must come within the silence: of 1 MiB, instead of Flower's 5, they pass a line of
+0.3 Mbit/s."""
 
 COMMAND = ("-P", "-m", "segviz_core.federation.flower_process")
 
@@ -66,8 +65,17 @@ def _superlink() -> None:
     import flwr.supercore.corestate.sql_corestate as state
     from flwr.superlink.cli import flower_superlink
 
-    state.OBJECT_PUSH_SESSION_TTL_SECONDS = _UPLOAD_SILENT_S
+    give_up_silent_uploads(state)
     flower_superlink()
+
+
+def give_up_silent_uploads(state: Any) -> None:
+    """Let the SuperLink, whose module of sessions is `state`, take an upload for lost after a minute of silence.
+
+    So long the ServerApp waits for the rest of a reply whose site has gone, deaf to all other sites. A minute is the
+    lease of a node, too; Flower's own three were longer than anybody waits for a study that stands still.
+    """
+    state.OBJECT_PUSH_SESSION_TTL_SECONDS = _UPLOAD_SILENT_S
 
 
 def _supernode() -> None:
