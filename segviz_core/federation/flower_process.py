@@ -23,8 +23,8 @@ from segviz_core.federation.clock import TOLERATED_S
 
 _LONGEST_SLEEP_S, _LONGEST_RETRY_S = 1.0, 4.0
 _UPLOAD_SILENT_S, _CHUNK_BYTES = 60, 1 << 20
-"""Two pieces travel at once, and each must come within the silence: of 1 MiB, instead of Flower's 5, they pass a line of
-0.3 Mbit/s."""
+"""Two pieces travel at once, and each must come within the silence: of 1 MiB, instead of Flower's 5, they pass a line
+of 0.3 Mbit/s."""
 
 COMMAND = ("-P", "-m", "segviz_core.federation.flower_process")
 
