@@ -13,26 +13,37 @@ from torch.nn.modules.batchnorm import _NormBase
 NORM_TYPES = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 """Norm layers are found by type, never by a fragment of their name (method.md 5.2)."""
 
+NORMS: Mapping[str, Any] = {
+    "batch": "BATCH",
+    "instance": ("INSTANCE", {"affine": True}),
+    "group": ("GROUP", {"num_groups": 8}),
+}
+"""What MONAI calls the norm layers of the representation; a head always has batch norm."""
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """Size of MONAI's 3D UNet; the default is the published one (arXiv 2301.07074).
 
-    With one head it has 4,808,917 parameters: representation 4,807,072, head 1,845 (method.md section 2).
+    With one head it has 4,808,917 parameters: representation 4,807,072, head 1,845 (method.md section 2). `norm`, of
+    the representation, is one of NORMS; all but batch norm are for experiments alone (openvino_graph.py refuses them).
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 128, 256)
     strides: tuple[int, ...] = (2, 2, 2, 2)
     num_res_units: int = 2
+    norm: str = "batch"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Plain values for JSON; batch norm goes without saying."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {k: v for k, v in values.items() if (k, v) != ("norm", "batch")}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "NetworkConfig":
         """The settings stored by `to_dict`."""
-        return cls(tuple(values["channels"]), tuple(values["strides"]), values["num_res_units"])
+        sizes = tuple(values["channels"]), tuple(values["strides"])
+        return cls(*sizes, values["num_res_units"], values.get("norm", "batch"))
 
 
 class Head(nn.Module):
@@ -63,8 +74,9 @@ class SegVizNet(nn.Module):
     def __init__(self, config: NetworkConfig, organs: Sequence[str]) -> None:
         super().__init__()
         self.config = config
-        self.representation: nn.Sequential = _unet(config).model[:2]
-        self.heads = nn.ModuleDict({organ: Head(_unet(config).model[2]) for organ in organs})
+        width = 8 if config.norm == "group" else 2  # of the last stage, which is cut off: groups must divide it too
+        self.representation: nn.Sequential = unet(config, channels=width, norm=config.norm).model[:2]
+        self.heads = nn.ModuleDict({organ: Head(unet(config).model[2]) for organ in organs})
 
     @property
     def organs(self) -> tuple[str, ...]:
@@ -176,13 +188,14 @@ def _present(value: Tensor | None) -> Tensor:
     return value
 
 
-def _unet(config: NetworkConfig) -> UNet:
+def unet(config: NetworkConfig, *, channels: int = 2, norm: str = "batch") -> UNet:
+    """MONAI's network, uncut, with `channels` outputs."""
     return UNet(
         spatial_dims=3,
         in_channels=1,
-        out_channels=2,
+        out_channels=channels,
         channels=config.channels,
         strides=config.strides,
         num_res_units=config.num_res_units,
-        norm="BATCH",
+        norm=NORMS[norm],
     )

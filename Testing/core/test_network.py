@@ -1,12 +1,14 @@
 """The network is MONAI's UNet, cut once, and fused heads equal separate ones (method.md section 2)."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from monai.networks.nets import UNet
-from torch import nn
+from torch.nn import BatchNorm3d, Conv3d, GroupNorm, InstanceNorm3d, Sequential
 
 from segviz_core.federation.settings import PUBLISHED_NETWORK
-from segviz_core.network import Head, NetworkConfig, SegVizNet, fused_logits, fused_margins, norm_keys
+from segviz_core.network import NORM_TYPES, Head, NetworkConfig, SegVizNet, fused_logits, fused_margins, norm_keys
 
 SMALL = NetworkConfig((4, 8, 16), (2, 2), 1)
 
@@ -32,7 +34,7 @@ def test_norm_layers_are_found_by_type_80_of_138_entries():
     representation = SegVizNet(NetworkConfig(), ["liver"]).representation
     assert len(representation.state_dict()) == 138
     assert len(norm_keys(representation)) == 80
-    assert norm_keys(nn.Sequential(nn.Conv3d(1, 1, 1), nn.GroupNorm(1, 4))) == {"1.weight", "1.bias"}
+    assert norm_keys(Sequential(Conv3d(1, 1, 1), GroupNorm(1, 4))) == {"1.weight", "1.bias"}
 
 
 def test_heads_start_from_different_draws():
@@ -79,3 +81,13 @@ def test_studies_begin_with_the_published_network_unless_told_otherwise():
 
 def test_settings_survive_json():
     assert NetworkConfig.from_dict(SMALL.to_dict()) == SMALL
+
+
+@pytest.mark.parametrize("norm, layer", [("batch", BatchNorm3d), ("instance", InstanceNorm3d), ("group", GroupNorm)])
+def test_representation_has_the_norm_layers_of_its_settings_and_heads_batch_norm(norm, layer):
+    config = replace(SMALL, channels=(8, 16, 32), norm=norm)
+    network = SegVizNet(NetworkConfig.from_dict(config.to_dict()), ["liver"])
+    norms = [m for m in network.representation.modules() if isinstance(m, NORM_TYPES)]
+    assert norms
+    assert all(isinstance(m, layer) and m.weight is not None for m in norms)
+    assert isinstance(network.head("liver").norm, BatchNorm3d)

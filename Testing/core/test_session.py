@@ -16,6 +16,7 @@ from segviz_core.federation.study import Study
 from segviz_core.federation.transport import compact
 from segviz_core.federation.weights import create_study
 from segviz_core.meta_model import MetaModel
+from segviz_core.openvino_graph import build_graph
 
 SITES = {"1": ("north", "liver"), "2": ("south", "spleen"), "3": ("west", "kidneys")}
 
@@ -70,6 +71,20 @@ def test_federation_in_one_process_ends_in_a_meta_model_file(tmp_path, mode):
     assert [organ.name for organ in model.organs] == ["liver", "spleen", "kidneys"]
     assert model.provenance["steps_per_site"] == (8 if mode == "segviz+" else 4)
     assert [site["cases"] for site in model.provenance["sites"]] == [{"liver": 3}, {"spleen": 3}, {"kidneys": 3}]
+
+
+@pytest.mark.parametrize("norm", ["instance", "group"])
+def test_federation_runs_on_other_norm_layers_whose_model_no_window_takes(tmp_path, norm):
+    network = {**toy_settings().network, "channels": [8, 16, 32], "norm": norm}
+    study, _ = run(tmp_path, network=network)
+    assert study.finished
+    with pytest.raises(InputError, match="do not fit its network settings"):
+        build_graph(meta_model_of(study.state, study.settings))
+
+
+def test_unknown_norm_is_refused():
+    with pytest.raises(InputError, match="network norm: expected one of batch, instance, group, found 'layer'"):
+        toy_settings(network={**toy_settings().network, "norm": "layer"})
 
 
 def test_every_site_ends_up_with_the_coordinators_meta_model(finished):

@@ -23,7 +23,7 @@ from segviz_core.experiments.checkpoint import Checkpoint
 from segviz_core.federation.synchronization import average_statistics
 from segviz_core.labels import ORGANS
 from segviz_core.losses import soft_dice
-from segviz_core.network import NetworkConfig
+from segviz_core.network import NetworkConfig, unet
 from segviz_core.training import CLIP_NORM, TrainingConfig, autocast, channels_last, cosine, step_generator
 
 Loss = Callable[[Tensor, Tensor, int], Tensor]
@@ -35,15 +35,7 @@ Sites = Mapping[str, Sequence[Case]]
 
 def softmax_network(config: NetworkConfig, organs: Sequence[str]) -> UNet:
     """The network of `SegVizNet`, with background and all organs as channels of one softmax instead of heads."""
-    return UNet(
-        spatial_dims=3,
-        in_channels=1,
-        out_channels=1 + len(organs),
-        channels=config.channels,
-        strides=config.strides,
-        num_res_units=config.num_res_units,
-        norm="BATCH",
-    )
+    return unet(config, channels=1 + len(organs), norm=config.norm)
 
 
 def marginal(logits: Tensor, mask: Tensor, channel: int) -> Tensor:

@@ -15,6 +15,7 @@ PUBLISHED_NETWORK: Mapping[str, Any] = {
 }
 """MONAI UNet of the publication, as NetworkConfig.to_dict() gives it (this module must not load torch)."""
 
+NORMS = ("batch", "instance", "group")
 TRANSPORTS = ("fp32", "fp16")
 MODES = ("segviz+", "segviz-fedavg", "segviz-fedbn")
 
@@ -93,10 +94,12 @@ class StudySettings:
             raise InputError(f"pace: expected 0 or at least 1, found {self.pace}.")
         if self.min_sites < 1:
             raise InputError(f"min_sites: expected 1 or more, found {self.min_sites}.")
-        if set(self.network) != set(PUBLISHED_NETWORK):
+        if set(self.network) - {"norm"} != set(PUBLISHED_NETWORK):
             raise InputError(
                 f"network: expected {', '.join(PUBLISHED_NETWORK)}, found {', '.join(self.network) or 'nothing'}."
             )
+        if self.network.get("norm", "batch") not in NORMS:
+            raise InputError(f"network norm: expected one of {', '.join(NORMS)}, found {self.network['norm']!r}.")
         object.__setattr__(self, "patch_size", tuple(self.patch_size))
         divisor = math.prod(self.network["strides"])
         if len(self.patch_size) != 3 or any(size < 1 or size % divisor for size in self.patch_size):
