@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segviz_core import losses
 from segviz_core.batches import Batch, draw_batch
 from segviz_core.cases import Case
-from segviz_core.network import SegVizNet, fused_margins
+from segviz_core.network import NORM_TYPES, SegVizNet, fused_margins
 
 CLIP_NORM = 5.0
 FLOOR = 0.05
@@ -32,7 +32,8 @@ class TrainingConfig:
     phase. `seed_words` name the stream of patches (study seed, site, phase). With `patch_sizes` every step draws one of
     them instead of `patch_size`. `contrast` bounds the random curve of HU (method.md 9c; 0: none). `precision` "auto"
     is bf16 where the processor computes it, else fp32. `coarse` is the share of patches at two or three times the
-    spacing (batches.py).
+    spacing (batches.py). With `fixed_norm` the representation's norm layers normalise as in use, by their running
+    statistics, and leave these as they are: what is trained is what is averaged (FixBN, arXiv 2303.06530).
     """
 
     steps: int
@@ -47,6 +48,7 @@ class TrainingConfig:
     contrast: float = 0.45
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     coarse: float = 0.0
+    fixed_norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def train(
     own = tuple(organs or network.organs)
     foreign = distillation.organs if distillation else ()
     parameters = set_trainable(network, own=own)
+    if config.fixed_norm:
+        _fix_norm(network.representation)
     optimizer = optimizer or torch.optim.Adam(parameters, config.learning_rate)
     start = [p.detach().clone() for p in network.representation.parameters()] if proximal else []
     total = config.total_steps or config.first_step + config.steps
@@ -164,6 +168,12 @@ def draw_step(
         contrast=config.contrast,
         coarse=config.coarse,
     )
+
+
+def _fix_norm(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, NORM_TYPES):
+            layer.eval()
 
 
 def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:

@@ -27,6 +27,14 @@ def test_heads_are_refitted_before_the_distillation_when_asked():
     assert names.index("tune") == names.index("label") + 1
 
 
+@pytest.mark.parametrize("mode, fixed", [("segviz+", [False, False, True, True]), ("segviz-fedavg", [False] * 4)])
+def test_norm_statistics_are_fixed_in_the_last_share_of_the_shared_rounds_of_segviz_plus_alone(mode, fixed):
+    rounds = schedule(StudySettings("s", mode=mode, rounds=4, fixed_norm=0.5))
+    assert [bool(r.settings.get("fixed_norm")) for r in rounds if r.stage == "train"] == fixed
+    with pytest.raises(InputError, match="fixed_norm: expected 0 to 1, found 2"):
+        StudySettings("s", fixed_norm=2)
+
+
 def test_chunks_cover_every_local_step_once():
     rounds = [r for r in schedule(StudySettings("s", local_steps=17, local_chunks=5)) if r.stage == "train-local"]
     covered = [

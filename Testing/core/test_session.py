@@ -116,6 +116,15 @@ def test_segviz_without_steps_changes_nothing(tmp_path):
         np.testing.assert_array_equal(study.state.representation[key], array, err_msg=key)
 
 
+def test_statistics_of_the_representation_stay_in_the_last_rounds_when_asked(tmp_path):
+    moving, fixed = (run(tmp_path / str(share), fixed_norm=share)[0].state for share in (0.0, 1.0))
+    expert = Packet.from_bytes((tmp_path / "1.0" / "study" / "experts" / "north.safetensors").read_bytes())
+    for key, value in expert.arrays["representation"].items():
+        if key.endswith(("running_mean", "running_var")):
+            np.testing.assert_allclose(fixed.representation[key], value, rtol=1e-5)
+            assert not np.allclose(moving.representation[key], value, rtol=1e-5)
+
+
 def test_killed_site_and_server_resume_to_the_same_weights(tmp_path):
     straight, _ = run(tmp_path / "straight")
     settings = toy_settings()

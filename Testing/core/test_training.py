@@ -1,6 +1,7 @@
 """The plain training loop learns, resumes at any step, and distils without touching foreign heads."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,6 +117,23 @@ def test_proximal_term_holds_the_representation_back():
         after = network.representation.parameters()
         moved[mu] = sum(((p - q) ** 2).sum().item() for p, q in zip(after, start, strict=True))
     assert moved[10.0] < moved[0.0]
+
+
+def test_fixed_norm_layers_normalise_by_their_statistics_and_keep_them():
+    network, site = network_of("liver"), toy_site("liver")
+    norms = [layer for layer in network.representation.modules() if isinstance(layer, torch.nn.BatchNorm3d)]
+    for layer in norms:
+        layer.running_mean.fill_(0.25)
+    before = copy.deepcopy(network)
+    batch_at_a_time = [
+        train(copy.deepcopy(network), site.training_cases, replace(CONFIG, steps=1, fixed_norm=fixed)).loss
+        for fixed in (True, False)
+    ]
+    assert batch_at_a_time[0] != batch_at_a_time[1]
+    train(network, site.training_cases, replace(CONFIG, steps=3, fixed_norm=True))
+    for (key, old), new in zip(before.state_dict().items(), network.state_dict().values(), strict=True):
+        statistic = "running" in key or "tracked" in key
+        assert torch.equal(old, new) == (statistic and key.startswith("representation")), key
 
 
 def test_training_stops_at_the_batch_after_a_cancel():

@@ -93,6 +93,7 @@ def _shared_training(settings: StudySettings, number: int) -> list[Round]:
     proximal = settings.proximal
     if proximal is None:  # method.md section 4, defaults
         proximal = 1e-3 if settings.steps_per_round > 50 else 0.0
+    fixed_from = number - round(settings.fixed_norm * number) if settings.mode == "segviz+" else number
     return [
         Round(
             "train",
@@ -105,6 +106,7 @@ def _shared_training(settings: StudySettings, number: int) -> list[Round]:
                 "foreign_ramp": settings.foreign_ramp,
                 "proximal": proximal,
                 **({"send_heads": False} if settings.heads_at_end else {}),
+                **({"fixed_norm": True} if i >= fixed_from else {}),
             },
         )
         for i in range(number)

@@ -269,6 +269,7 @@ class SiteSession:
             patch_size=self.settings.patch_size,
             batch_size=self.settings.batch_size,
             coarse=self.settings.coarse_share,
+            fixed_norm=bool(request.settings.get("fixed_norm", False)),
             loss="published" if published else "supervised",
             seed_words=(self.settings.seed, self.settings.site, phase),
         )

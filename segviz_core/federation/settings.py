@@ -28,7 +28,8 @@ class StudySettings:
     spend only the latter. `head_steps` re-fit the heads to the common representation before phase 2 (method.md 9c),
     `tune_steps` afterwards (phase 3). `proximal` is mu; None means 0 up to 50 steps per round and 1e-3 above.
     `bn_stats` "local" leaves the running statistics of norm layers at their sites, as published; the meta-model holds
-    their average either way. `transport` "fp16" halves the bytes of a round (transport.py).
+    their average either way. In the last `fixed_norm` share of the shared rounds of `segviz+` these statistics stay as
+    they are and are what the sites normalise with. `transport` "fp16" halves the bytes of a round (transport.py).
 
     `coarse_share` of the patches are seen at two or three times the contract's spacing: what `segment --fast` and the
     pass that locates the organs need (batches.py).
@@ -61,6 +62,7 @@ class StudySettings:
     foreign_ramp: float = 0.2
     proximal: float | None = None
     bn_stats: str = "average"
+    fixed_norm: float = 0.0
     server_momentum: float = 0.0
     transport: str = "fp32"
     heads_at_end: bool = False
@@ -90,6 +92,8 @@ class StudySettings:
             raise InputError("Expected at least one step for a new head, and no negative number of newcomer rounds.")
         if not 0 <= self.coarse_share <= 0.5:
             raise InputError(f"coarse_share: expected 0 to 0.5, found {self.coarse_share}.")
+        if not 0 <= self.fixed_norm <= 1:
+            raise InputError(f"fixed_norm: expected 0 to 1, found {self.fixed_norm}.")
         if self.pace and self.pace < 1:
             raise InputError(f"pace: expected 0 or at least 1, found {self.pace}.")
         if self.min_sites < 1:
