@@ -1,7 +1,7 @@
 """Training of the segviz modes: the federation's own Study and SiteSessions, one site after the other in this process.
 
-The study trains without its last stage; `assembled+recal` comes from the same functions on the finished study, with
-equal steps in every mode, so that both evaluations come from one training.
+A study of segviz+ ends with its own phase 3, whose steps count. `assembled+recal` tunes the heads once more, by the same
+functions on the finished study and with equal steps in every mode, so that both evaluations come from one training.
 """
 
 import copy
@@ -32,6 +32,9 @@ from segviz_core.torch_inference import margins
 from segviz_core.training import Distillation, train
 from segviz_core.tuning import calibrate, tune_heads
 
+_TRAINING = ("train-local", "train", "tune")
+"""The stages whose steps count."""
+
 
 def train_segviz(run: Run, sites: Mapping[str, Site], work: Path, report: Report, watch: Watch) -> Trained:
     """segviz-fedavg, segviz-fedbn (as published: every step shared) and segviz+ (experts first)."""
@@ -52,7 +55,7 @@ def train_segviz(run: Run, sites: Mapping[str, Site], work: Path, report: Report
             leave_when_due(study, leaves, after, checkpoint=at_leaving)
         done = _steps(study, study.state.finished)
         report(done, run.setup.steps_per_site)
-        if row["stage"] == "train":
+        if row["stage"] in ("train", "tune"):
             watched.keep(done, watch(done, _assembled(run, study)))
 
     if leaves:
@@ -63,7 +66,7 @@ def train_segviz(run: Run, sites: Mapping[str, Site], work: Path, report: Report
         notes["frozen"] = frozen_since(at_leaving, study.state, heads=[leaves])
     return Trained(
         _predictors(run, study, work, sites),
-        [_curve_row(study, row, watched.rows) for row in rows if row["complete"] and row["stage"].startswith("train")],
+        [_curve_row(study, row, watched.rows) for row in rows if row["complete"] and row["stage"] in _TRAINING],
         bytes_per_site(study, sites),
         _flops(run, settings, sites),
         notes,
@@ -71,10 +74,14 @@ def train_segviz(run: Run, sites: Mapping[str, Site], work: Path, report: Report
 
 
 def study_settings(run: Run) -> StudySettings:
-    """The study of a run: half of the steps alone in segviz+, all of them shared in the other modes."""
-    setup = run.setup
-    values: dict[str, Any] = {"local_steps": setup.steps_per_site // 2 if run.row == "segviz+" else 0, **run.options}
-    shared = setup.steps_per_site - values["local_steps"]
+    """The study of a run. In segviz+ half of the steps are phase 1 and a twentieth phase 3; elsewhere all are shared."""
+    setup, ours = run.setup, run.row == "segviz+"
+    values: dict[str, Any] = {
+        "local_steps": setup.steps_per_site // 2 if ours else 0,
+        "tune_steps": setup.steps_per_site // 20 if ours else 0,
+        **run.options,
+    }
+    shared = setup.steps_per_site - sum(values.get(f"{phase}_steps", 0) for phase in ("local", "head", "tune"))
     per_round = values.setdefault("steps_per_round", setup.steps_per_round)
     values.setdefault("rounds", max(1, shared // per_round))
     values.setdefault("local_chunks", max(1, values["local_steps"] // (10 * per_round)))
@@ -89,7 +96,6 @@ def study_settings(run: Run) -> StudySettings:
         patch_size=setup.patch_size,
         batch_size=setup.batch_size,
         learning_rate=setup.learning_rate,
-        tune_steps=0,
         min_sites=len(run.organs),
         **values,
     )
@@ -134,13 +140,14 @@ class _Watched:
 
 
 def _steps(study: Study, rounds: int) -> int:
-    """Steps per site of the first `rounds` rounds, without tuning."""
-    return sum(int(r.settings["steps"]) for r in study.rounds[:rounds] if r.stage in ("train", "train-local"))
+    """Steps per site of the first `rounds` rounds."""
+    return sum(int(r.settings["steps"]) for r in study.rounds[:rounds] if r.stage in _TRAINING)
 
 
 def _curve_row(study: Study, row: Mapping[str, Any], watched: Mapping[str, Any]) -> dict[str, Any]:
     steps = _steps(study, row["round"])
-    losses = {f"loss/{site}": values["metrics"]["loss"] for site, values in row["sites"].items() if "metrics" in values}
+    replies = {site: values.get("metrics", {}) for site, values in row["sites"].items()}
+    losses = {f"loss/{site}": metrics["loss"] for site, metrics in replies.items() if "loss" in metrics}
     return {"step": steps, "stage": row["stage"], **losses, **watched.get(str(steps), {})}
 
 
@@ -165,7 +172,7 @@ def _assembled(run: Run, study: Study) -> Heads:
         ]
     else:
         networks = [(network_of(run, study.state), tuple(organs))]
-    return Heads(networks, run.setup.patch_size)
+    return Heads(networks, run.setup.patch_size, calibration=study.state.calibration)
 
 
 def _personal(run: Run, work: Path, sites: Mapping[str, Site]) -> Heads:
@@ -224,6 +231,8 @@ def _flops(run: Run, settings: StudySettings, sites: Mapping[str, Site]) -> int:
         leaves = run.extension.leaves == organ
         rounds = last_round(run.extension.after, settings.rounds) if leaves else settings.rounds
         total += plain * settings.local_steps + shared * rounds * settings.steps_per_round
+        if settings.tune_steps:
+            total += settings.tune_steps * flops_of(lambda: tune_heads(together, cases, step, organs=own))  # noqa: B023
         total += len(cases) * len(foreign) * _labelling(alone, organ, cases[0], run)
     return total
 
