@@ -1,7 +1,7 @@
 """Training of the segviz modes: the federation's own Study and SiteSessions, one site after the other in this process.
 
-A study of segviz+ ends with its own phase 3, whose steps count. `assembled+recal` tunes the heads once more, by the same
-functions on the finished study and with equal steps in every mode, so that both evaluations come from one training.
+A study of segviz+ ends with its own phase 3, whose steps count. `assembled+recal` tunes the heads once more, by the
+same functions on the finished study and with equal steps in every mode: both evaluations come from one training.
 """
 
 import copy
@@ -74,7 +74,7 @@ def train_segviz(run: Run, sites: Mapping[str, Site], work: Path, report: Report
 
 
 def study_settings(run: Run) -> StudySettings:
-    """The study of a run. In segviz+ half of the steps are phase 1 and a twentieth phase 3; elsewhere all are shared."""
+    """The study of a run: in segviz+ half of the steps are phase 1, a twentieth phase 3; elsewhere all are shared."""
     setup, ours = run.setup, run.row == "segviz+"
     values: dict[str, Any] = {
         "local_steps": setup.steps_per_site // 2 if ours else 0,
