@@ -72,6 +72,11 @@ def test_patch_that_the_network_cannot_halve_is_refused():
         StudySettings("s", patch_size=(40, 48, 48))
 
 
+def test_teacher_shift_out_of_range_is_refused():
+    with pytest.raises(InputError, match="teacher_shift: expected -10 to 10, found 11"):
+        StudySettings("s", teacher_shift=11)
+
+
 def test_incomplete_network_is_refused_by_its_names():
     with pytest.raises(InputError, match="network: expected channels, strides, num_res_units, found strides"):
         StudySettings("s", network={"strides": [2]})

@@ -173,6 +173,18 @@ def test_soft_maps_are_zero_inside_the_sites_own_organ(finished):
             assert not target[case.masks["spleen"]].any()
 
 
+def test_experts_logits_are_raised_by_the_teacher_shift_of_the_study(tmp_path):
+    logits = []
+    for shift in (0.0, 2.0):
+        _, sites = run(tmp_path / str(shift), teacher_shift=shift)
+        case = sites["2"].site.training_cases[0]
+        p = np.asarray(case.targets["liver"])[~case.masks["spleen"]] / 255
+        logits.append(np.log(np.clip(p, 1e-3, 1 - 1e-3) / np.clip(1 - p, 1e-3, 1)))
+    seen = (np.abs(logits[0]) < 2) & (np.abs(logits[1]) < 3)  # 8 bits hold these well
+    assert seen.sum() > 100
+    np.testing.assert_allclose(logits[1][seen] - logits[0][seen], 2, atol=0.15)
+
+
 def test_soft_maps_survive_a_restart_of_the_site(tmp_path):
     _, sites = run(tmp_path)
     before = sites["1"].site.training_cases[0].targets

@@ -1,7 +1,8 @@
 """Soft maps of the organs a site does not annotate, made once per volume by the other sites' experts (method.md 4).
 
 t_j is kept as uint8 (255 = certain) on the network's grid, zero inside the case's own annotated organs, which exclude
-it.
+it. On scanners that it was not trained on, an expert misses more of its organ than it invents: `shift` is added to its
+logits (docs/method_log.md).
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -31,6 +32,7 @@ def write_targets(
     teachers: Sequence[Teacher],
     *,
     patch_size: Sequence[int],
+    shift: float = 0.0,
     keep: Collection[str] = (),
     on_case: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -42,7 +44,7 @@ def write_targets(
     folder.mkdir(parents=True, exist_ok=True)
     for i, case in enumerate(cases):
         maps = {organ: np.array(target) for organ, target in case.targets.items() if organ in keep}
-        maps |= soft_maps(case, teachers, patch_size=patch_size)
+        maps |= soft_maps(case, teachers, patch_size=patch_size, shift=shift)
         case.targets = {}  # Windows replaces no file that is mapped
         save_arrays(folder / f"{case.name}.safetensors", maps)
         case.targets = map_arrays(folder / f"{case.name}.safetensors")
@@ -59,7 +61,7 @@ def load_targets(work: Path, cases: Sequence[Case]) -> None:
 
 
 def soft_maps(
-    case: Case, teachers: Sequence[Teacher], *, patch_size: Sequence[int]
+    case: Case, teachers: Sequence[Teacher], *, patch_size: Sequence[int], shift: float = 0.0
 ) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
     """Weighted mean probability of the teachers per foreign organ, as uint8 (X, Y, Z)."""
     total: dict[str, float] = {}
@@ -71,7 +73,7 @@ def soft_maps(
         maps = margins(teacher.network, case.intensities, organs=organs, patch_size=patch_size)
         for organ, margin in zip(organs, maps, strict=True):
             weight = teacher.weights[organ]
-            p = weight / (1 + np.exp(-np.clip(margin, -30, 30)))
+            p = weight / (1 + np.exp(-np.clip(margin + np.float32(shift), -30, 30)))
             mean[organ] = mean[organ] + p if organ in mean else p
             total[organ] = total.get(organ, 0.0) + weight
     own = np.zeros(case.voxels.shape, bool)

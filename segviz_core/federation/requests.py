@@ -102,7 +102,9 @@ class Requests:
         if untaught := sorted(left - taught):
             arrays[f"expert/{len(others)}/representation"] = self.state.representation
             arrays |= {f"expert/{len(others)}/head/{organ}": self.state.heads[organ] for organ in untaught}
-        return self._packet("label", news, {"organs": ",".join(self._foreign(member))}, arrays, metrics)
+        shift = 0.0 if self.last_model_teaches else self.settings.teacher_shift  # that model knows all scanners
+        own: dict[str, Setting] = {"organs": ",".join(self._foreign(member)), "teacher_shift": shift}
+        return self._packet("label", news, own, arrays, metrics)
 
     def _weights(self, member: Member) -> dict[str, Arrays]:
         representation = self.state.representation | self.state.norms.get(member.site, {})

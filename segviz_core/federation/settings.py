@@ -31,6 +31,8 @@ class StudySettings:
     their average either way. In the last `fixed_norm` share of the shared rounds of `segviz+` these statistics stay as
     they are and are what the sites normalise with. `transport` "fp16" halves the bytes of a round (transport.py).
 
+    `teacher_shift` is added to the logits with which an expert labels the organs that a site does not annotate.
+
     `coarse_share` of the patches are seen at two or three times the contract's spacing: what `segment --fast` and the
     pass that locates the organs need (batches.py).
 
@@ -60,6 +62,7 @@ class StudySettings:
     shared_learning_rate: float = 1e-4
     foreign_weight: float = 0.5
     foreign_ramp: float = 0.2
+    teacher_shift: float = 0.0
     proximal: float | None = None
     bn_stats: str = "average"
     fixed_norm: float = 0.0
@@ -92,6 +95,8 @@ class StudySettings:
             raise InputError("Expected at least one step for a new head, and no negative number of newcomer rounds.")
         if not 0 <= self.coarse_share <= 0.5:
             raise InputError(f"coarse_share: expected 0 to 0.5, found {self.coarse_share}.")
+        if not -10 <= self.teacher_shift <= 10:
+            raise InputError(f"teacher_shift: expected -10 to 10, found {self.teacher_shift}.")
         if not 0 <= self.fixed_norm <= 1:
             raise InputError(f"fixed_norm: expected 0 to 1, found {self.fixed_norm}.")
         if self.pace and self.pace < 1:
