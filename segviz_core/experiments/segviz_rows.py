@@ -32,6 +32,9 @@ from segviz_core.torch_inference import margins
 from segviz_core.training import Distillation, train
 from segviz_core.tuning import calibrate, tune_heads
 
+FOUND: Mapping[str, Any] = {"server_momentum": 0.6, "teacher_shift": 2.0}
+"""What segviz+ does otherwise than a study by default, and why: docs/method_log.md."""
+
 _TRAINING = ("train-local", "train", "tune")
 """The stages whose steps count."""
 
@@ -75,12 +78,11 @@ def train_segviz(run: Run, sites: Mapping[str, Site], work: Path, report: Report
 
 def study_settings(run: Run) -> StudySettings:
     """The study of a run: in segviz+ half of the steps are phase 1, a twentieth phase 3; elsewhere all are shared."""
-    setup, ours = run.setup, run.row == "segviz+"
-    values: dict[str, Any] = {
-        "local_steps": setup.steps_per_site // 2 if ours else 0,
-        "tune_steps": setup.steps_per_site // 20 if ours else 0,
-        **run.options,
-    }
+    setup = run.setup
+    values: dict[str, Any] = {"local_steps": 0, "tune_steps": 0}
+    if run.row == "segviz+":
+        values = {"local_steps": setup.steps_per_site // 2, "tune_steps": setup.steps_per_site // 20, **FOUND}
+    values |= run.options
     shared = setup.steps_per_site - sum(values.get(f"{phase}_steps", 0) for phase in ("local", "head", "tune"))
     per_round = values.setdefault("steps_per_round", setup.steps_per_round)
     values.setdefault("rounds", max(1, shared // per_round))
