@@ -13,6 +13,7 @@ from segviz_core.experiments.experiment import run_all, run_one
 from segviz_core.experiments.gallery import chosen_cases
 from segviz_core.experiments.plan import CONFIGS, ROWS, read_plan
 from segviz_core.experiments.results import read_results, rows_of
+from segviz_core.experiments.segviz_rows import study_settings
 from segviz_core.experiments.table import write_table
 
 
@@ -67,6 +68,14 @@ def test_rows_train_in_equal_steps_and_move_the_bytes_they_should(finished) -> N
     assert by_row["condist"]["bytes_per_site"] == by_row["fedavg-naive"]["bytes_per_site"]
     assert weights < by_row["segviz-fedavg"]["bytes_per_site"] < 12 * weights
     assert by_row["condist"]["flops"] > by_row["fedavg-marginal"]["flops"]
+
+
+@pytest.mark.parametrize("file", ["smoke", "small", "small-nodes", "small-ablation", "small-fp16", "small-extensions"])
+def test_every_variant_of_segviz_plus_makes_the_steps_of_its_table(file) -> None:  # method.md section 8, "Fair"
+    runs = [run for run in read_plan(CONFIGS / f"{file}.toml") if run.row == "segviz+"]
+    assert runs
+    for run in runs:
+        assert study_settings(run).planned_steps == run.setup.steps_per_site, run.name
 
 
 def test_augmentation_and_precision_are_the_same_in_every_row(finished) -> None:  # method.md section 5.9
