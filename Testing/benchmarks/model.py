@@ -10,7 +10,9 @@ import argparse
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -32,7 +34,8 @@ from segviz_core.mapped_arrays import kept_arrays
 from segviz_core.meta_model import MetaModel, OrganEntry
 from segviz_core.network import NetworkConfig, SegVizNet
 from segviz_core.preprocessing import prepare, prepare_mask
-from segviz_core.training import TrainingConfig, set_trainable, train
+from segviz_core.training import TrainingConfig, set_trainable, step_generator, train
+from segviz_core.volumes import Volume
 
 FOLDER = Path.home() / ".cache" / "segviz-runs" / "bench-model"
 CONTRACT = DataContract(spacing_mm=(1.5, 1.5, 1.5))
@@ -44,25 +47,42 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Steps on one grid: what is where is learned at 3 mm in a tenth of the time, then its outline at 1.5 mm.
-
-    The last stages add `coarse` views, for `--fast` and the pass that locates the organs.
-    """
+class View:
+    """A grid, the sizes of the patches on it, and the share of a stage's steps that are made on it."""
 
     spacing_mm: float
     patch_sizes: tuple[tuple[int, int, int], ...]
-    steps: int
-    coarse: float = 0.0
-    learning_rate: float = 1e-3
+    share: float = 1.0
 
+
+@dataclass(frozen=True)
+class Stage:
+    """`steps` in all views, each step in one of them.
+
+    What is where is learned on coarse grids in a tenth of the time, then its outline at 1.5 mm. `--fast` sees a CT at
+    3 mm, and the pass that locates the organs at 4.5 mm: all stages go on with these views. From `fixed_norm` on all of
+    them are normalised by the same statistics, as in use.
+    """
+
+    views: tuple[View, ...]
+    steps: int
+    learning_rate: float = 1e-3
+    fixed_norm: bool = False
+
+
+FAST = View(3.0, ((64, 64, 48), (96, 80, 80)), 0.25)
+LOCATE = View(4.5, ((48, 48, 48), (64, 48, 48), (64, 64, 64)), 0.25)
 
 STAGES = (
-    Stage(3.0, ((48, 48, 48), (64, 64, 48), (64, 64, 64)), 300),
-    Stage(1.5, ((96, 96, 96), (128, 96, 96), (96, 96, 128), (128, 128, 96), (160, 128, 96)), 240),
-    Stage(1.5, ((96, 96, 96), (128, 96, 96), (96, 96, 128)), 120, coarse=0.3),
-    Stage(1.5, ((128, 128, 96), (160, 128, 96), (160, 128, 128), (160, 160, 96), (192, 128, 96)), 130, coarse=0.1),
-    Stage(1.5, ((160, 160, 128), (192, 160, 128), (208, 160, 160)), 36, coarse=0.1, learning_rate=5e-4),
+    Stage((View(3.0, ((48, 48, 48), (64, 64, 48), (64, 64, 64)), 0.75), LOCATE), 300),
+    Stage((View(1.5, ((96, 96, 96), (128, 96, 96), (96, 96, 128), (128, 128, 96)), 0.5), FAST, LOCATE), 560),
+    Stage((View(1.5, ((128, 128, 96), (160, 128, 96), (160, 128, 128)), 0.5), FAST, LOCATE), 260, fixed_norm=True),
+    Stage(
+        (View(1.5, ((160, 160, 128), (192, 160, 128), (208, 160, 160)), 0.6), FAST, LOCATE),
+        70,
+        learning_rate=5e-4,
+        fixed_norm=True,
+    ),
 )
 
 
@@ -82,7 +102,7 @@ def make_model(folder: Path) -> Path:
                 "study": "bench-model",
                 "mode": "central, all organs labelled, one head per organ",
                 "sites": [],
-                "steps": {f"stage {n}, {stage.spacing_mm} mm": stage.steps for n, stage in enumerate(STAGES)},
+                "steps": {f"stage {n}": stage.steps for n, stage in enumerate(STAGES)},
                 "versions": {"segviz": __version__},
             },
         )
@@ -104,51 +124,63 @@ def _trained(folder: Path) -> tuple[SegVizNet, float]:
     if note.exists():
         number, done, seconds = json.loads(note.read_text(encoding="utf-8")).values()
         load_training(saved, network, optimizer)
+    cases = _cases(folder, sorted({view.spacing_mm for stage in STAGES for view in stage.views}))
     while number < len(STAGES):
         stage = STAGES[number]
-        cases = _cases(folder / f"phantoms_{stage.spacing_mm}mm", DataContract(spacing_mm=(stage.spacing_mm,) * 3))
+        shares = np.cumsum([view.share for view in stage.views])
         while done < stage.steps:
             started, cpu = time.monotonic(), time.process_time()
-            config = TrainingConfig(
-                steps=min(chunk, stage.steps - done),
-                first_step=done,
-                total_steps=stage.steps,
-                learning_rate=stage.learning_rate,
-                patch_sizes=stage.patch_sizes,
-                batch_size=2,
-                coarse=stage.coarse,
-                seed_words=("bench-model", number),
-            )
-            summary = train(network, cases, config, optimizer=optimizer)
-            done, seconds = done + config.steps, seconds + time.process_time() - cpu
+            for step in range(done, min(done + chunk, stage.steps)):
+                drawn = step_generator("bench-model", number, step, "view").uniform(0, shares[-1])
+                view = stage.views[int(np.searchsorted(shares, drawn, side="right"))]
+                config = TrainingConfig(
+                    steps=1,
+                    first_step=step,
+                    total_steps=stage.steps,
+                    learning_rate=stage.learning_rate,
+                    patch_sizes=view.patch_sizes,
+                    batch_size=2,
+                    fixed_norm=stage.fixed_norm,
+                    seed_words=("bench-model", number),
+                )
+                summary = train(network, cases[view.spacing_mm], config, optimizer=optimizer)
+                done += 1
+            seconds += time.process_time() - cpu
             chunk = max(1, int(chunk * CHECKPOINT_S / (time.monotonic() - started)))
             save_training(saved, network, optimizer)
             write_json(note, {"stage": number, "done": done, "cpu_s": seconds})
-            dice = ", ".join(f"{organ} {value:.2f}" for organ, value in summary.dice.items())
-            where = f"{stage.spacing_mm} mm, step {done} of {stage.steps}"
-            _log.info("%s, %.0f CPU s: loss %.3f, Dice of patches %s", where, seconds, summary.loss, dice)
+            _log.info(
+                "stage %d, step %d of %d, %.0f CPU s: loss %.3f", number, done, stage.steps, seconds, summary.loss
+            )
         number, done, chunk = number + 1, 0, 5
     return network.eval(), seconds
 
 
-def _cases(folder: Path, contract: DataContract) -> list[Case]:
-    """The training phantoms on the contract's grid, made once and then read through memory maps."""
-    folder.mkdir(exist_ok=True)
-    cases = []
-    for site, index in product((site for site in SCANNERS if site != TEST_SITE), range(CASES_PER_SCANNER)):
+def _cases(folder: Path, spacings_mm: Sequence[float]) -> dict[float, list[Case]]:
+    """The training phantoms on every grid, made once and then read through memory maps."""
+    phantom = lru_cache(maxsize=1)(_phantom)
+    cases: dict[float, list[Case]] = {spacing: [] for spacing in spacings_mm}
+    sites = [site for site in SCANNERS if site != TEST_SITE]
+    for site, index, spacing in product(sites, range(CASES_PER_SCANNER), spacings_mm):
 
-        def made(site: str = site, index: int = index) -> dict[str, np.ndarray]:
-            _log.info("phantom %s %d at %s mm", site, index, contract.spacing_mm[0])
-            ct, labels = make_phantom(site, index, profile=PHANTOMS)
-            prepared = prepare(ct, contract)
+        def made(site: str = site, index: int = index, spacing: float = spacing) -> dict[str, np.ndarray]:
+            ct, labels = phantom(site, index)
+            prepared = prepare(ct, DataContract(spacing_mm=(spacing,) * 3))
             voxels = np.rint(prepared.voxels * np.float32(255)).astype(np.uint8)
             return {"voxels": voxels} | {
                 organ.name: prepare_mask(labels == organ.value, prepared.grid) for organ in ORGANS.values()
             }
 
-        arrays = kept_arrays(folder / f"{site}_{index}.safetensors", made)
-        cases.append(Case(f"{site}_{index}", arrays["voxels"], {organ: arrays[organ] for organ in ORGANS}))
+        of_grid = folder / f"phantoms_{spacing}mm"
+        of_grid.mkdir(exist_ok=True)
+        arrays = kept_arrays(of_grid / f"{site}_{index}.safetensors", made)
+        cases[spacing].append(Case(f"{site}_{index}", arrays["voxels"], {organ: arrays[organ] for organ in ORGANS}))
     return cases
+
+
+def _phantom(site: str, index: int) -> tuple[Volume, np.ndarray]:
+    _log.info("phantom %s %d", site, index)
+    return make_phantom(site, index, profile=PHANTOMS)
 
 
 def _dice(model: MetaModel) -> dict[str, float]:
