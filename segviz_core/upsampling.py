@@ -22,6 +22,9 @@ _ROUNDING = 4e-6
 """Of the largest score: more than two float32 values can lose against each other on the way through three
 interpolations (15 roundings of 6e-8 each) and a division."""
 
+SPECK_MM2 = 100.0
+"""An organ that goes on beyond a cut crosses it with more: less is a tip of 11 mm, or a speck of noise."""
+
 _SLAB = 1 << 21  # voxels of the CT filled at a time
 _CHUNK = 1 << 14  # voxels interpolated at a time: their corners stay in the cache
 
@@ -50,7 +53,8 @@ def paint(
     `margins` (K, X, Y, Z), one per entry, lie on `box` of `grid`. The CT's voxels that lie in the network's voxels of
     `core` (default: all of `box`) are painted. At the rim of `box` margins go on unchanged, as at the rim of the grid.
 
-    Returns the voxels of `grid` around all that may bear a label in `box`; None: there is no organ.
+    Returns the voxels of `grid` around the organs in `box`, between planes that they cross with `SPECK_MM2` or more;
+    None: there is no organ of that size.
     """
     undecided = next(value for value in range(1, 256) if all(value != entry.value for entry in entries))
     decided = _decided(margins, entries, undecided)
@@ -75,7 +79,10 @@ def paint(
             at = (i + start, j, k)
             values = _interpolated(flat, margins.shape[1:], axes, [at[memory.index(n)] for n in range(3)])
             filled[at] = merge(values, entries)
-    x, y, z = (slice(b.start + part.start, b.start + part.stop) for b, part in zip(box, found, strict=True))
+    organs = _bounds(decided, [SPECK_MM2 / (math.prod(grid.spacing_mm) / mm) for mm in grid.spacing_mm])
+    if organs is None:
+        return None
+    x, y, z = (slice(b.start + part.start, b.start + part.stop) for b, part in zip(box, organs, strict=True))
     return x, y, z
 
 
@@ -149,10 +156,11 @@ def _cells(labels: NDArray[np.uint8], undecided: int) -> NDArray[np.uint8]:
     return highest
 
 
-def _bounds(labels: NDArray[np.uint8]) -> Box | None:
-    """The smallest box around everything that is not background."""
-    marked = [np.flatnonzero(labels.any(axis=tuple(m for m in range(3) if m != n))) for n in range(3)]
-    if not len(marked[0]):
+def _bounds(labels: NDArray[np.uint8], least: Sequence[float] = (1, 1, 1)) -> Box | None:
+    """The smallest box around everything that is not background, of planes that show so many voxels of it per axis."""
+    others = [tuple(m for m in range(3) if m != n) for n in range(3)]
+    marked = [np.flatnonzero(np.count_nonzero(labels, axis=others[n]) >= least[n]) for n in range(3)]
+    if not all(len(index) for index in marked):
         return None
     x, y, z = (slice(int(index[0]), int(index[-1]) + 1) for index in marked)
     return x, y, z
