@@ -4,8 +4,8 @@ deployment = deploy(MetaModel.load(Path("meta_model.safetensors")))
 margins = deployment.margins(voxels)                # (X, Y, Z) in [0, 1] -> (K, X, Y, Z)
 
 Nothing is kept on disk: compiling for one shape takes .1 to .2 CPU seconds (reading a compiled graph back: .06), and
-hardly two CTs have a region of the same shape. A graph for any shape would compile once, but int8 takes .5 s for that,
-and the first pass of each shape .1 to .2 s more.
+hardly two CTs have a region of the same shape. A process keeps the last few shapes, for the next look at the same CT. A
+graph for any shape would compile once, but int8 takes .5 s for that, and the first pass of each shape .1 to .2 s more.
 """
 
 import math
@@ -21,6 +21,9 @@ from segviz_core.openvino_graph import build_graph, openvino
 
 Array = NDArray[np.float32]
 
+KEPT_SHAPES = 3
+"""A CT takes two, the coarse view and the region, or three where that was too small; each holds 40 MB at rest."""
+
 
 class Deployment:
     """A model on this machine's CPU; `precision` (fp32, bf16 or int8) is what it really computes in."""
@@ -30,31 +33,39 @@ class Deployment:
         self._graph = graph
         self._divisor = divisor
         self._settings = settings
-        self._request: Any = None
-        self._shape: tuple[int, ...] = ()
+        self._compiled: dict[tuple[int, ...], Any] = {}  # the last used comes last
 
     def margins(self, voxels: Array) -> Array:
         """Logit of organ minus logit of background per head: windowed voxels (X, Y, Z) in [0, 1] -> (K, X, Y, Z).
 
         Any size: the end of each axis is padded with 0, air, up to a multiple of what the strides need, and cropped
-        again. Compiles when the padded shape is another than that of the last call.
+        again. Compiles for a padded shape that is none of the last KEPT_SHAPES.
         """
         padding = [(0, -size % self._divisor) for size in voxels.shape]
         padded = np.ascontiguousarray(np.pad(voxels, padding) if any(end for _, end in padding) else voxels, np.float32)
-        if self._shape != padded.shape:
-            self._request, self._shape = None, padded.shape  # the memory of the old one goes before the new one comes
-            self._graph.reshape([1, 1, *padded.shape])
-            compiled = openvino().Core().compile_model(self._graph, "CPU", dict(self._settings))
-            self._request = compiled.create_infer_request()
-        result: Array = np.empty(self._graph.output(0).shape, np.float32)
-        self._request.set_output_tensor(0, openvino().Tensor(result, shared_memory=True))
-        self._request.infer([padded[None, None]], share_inputs=True)
+        compiled = self._compiled_for(padded.shape)
+        request = compiled.create_infer_request()
+        result: Array = np.empty(compiled.output(0).shape, np.float32)
+        request.set_output_tensor(0, openvino().Tensor(result, shared_memory=True))
+        request.infer([padded[None, None]], share_inputs=True)
         x, y, z = voxels.shape
         return result[0, :, :x, :y, :z]
 
     def rest(self) -> None:
-        """Give back what the last pass holds of the memory; the weights stay."""
-        self._request, self._shape = None, ()
+        """Give back what the last pass holds of the memory; weights and compiled graphs stay."""
+        for compiled in self._compiled.values():
+            compiled.release_memory()
+
+    def _compiled_for(self, shape: tuple[int, ...]) -> Any:
+        compiled = self._compiled.pop(shape, None)
+        if compiled is None:
+            self.rest()  # the memory of the old ones goes before the new one comes
+            for oldest in list(self._compiled)[: len(self._compiled) - KEPT_SHAPES + 1]:
+                del self._compiled[oldest]
+            self._graph.reshape([1, 1, *shape])
+            compiled = openvino().Core().compile_model(self._graph, "CPU", dict(self._settings))
+        self._compiled[shape] = compiled
+        return compiled
 
 
 def deploy(model: MetaModel, *, precision: str = "auto", threads: int | None = None) -> Deployment:

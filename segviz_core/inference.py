@@ -96,13 +96,16 @@ def segment(
     report("locate", 1, 1)
 
     labels = np.zeros(ct.voxels.shape, np.uint8, order="F" if ct.voxels.flags.f_contiguous else "C")
+    counts = dict.fromkeys([entry.name for entry in model.organs], 0)
     if region is not None and body is not None:
         region, body = scan.grown(region), scan.grown(body)
         found = scan.label(labels, region, clock, report)
-        if region != body and (reaches_a_cut(found, region, body) or not _all_found(labels, model.organs)):
+        counts = _counts(labels, model.organs)
+        if region != body and (reaches_a_cut(found, region, body) or not all(counts.values())):
             region = body  # an organ may lie outside: never lose it for a second
             labels.fill(0)
             scan.label(labels, region, clock, lambda stage, *steps: report(f"{stage} · the whole body", *steps))
+            counts = _counts(labels, model.organs)
 
     with clock.stage("restore"):
         for entry in model.organs:
@@ -110,13 +113,13 @@ def segment(
                 labels[labels == entry.value] = 0
         if split_kidneys and any(entry.name == "kidneys" for entry in shown):
             labels, shown = _split(labels, ct, contract, shown)
-        counts = {entry.name: int(np.count_nonzero(labels == entry.value)) for entry in shown}
+            counts = _counts(labels, shown)
     voxel_ml = abs(float(np.linalg.det(ct.affine[:3, :3]))) / 1000
     return Segmentation(
         labels,
         shown,
-        {organ: count * voxel_ml for organ, count in counts.items() if count},
-        tuple(organ for organ, count in counts.items() if not count),
+        {entry.name: counts[entry.name] * voxel_ml for entry in shown if counts[entry.name]},
+        tuple(entry.name for entry in shown if not counts[entry.name]),
         clock.seconds,
         network.precision,
         region and tuple((part.start, part.stop) for part in region),
@@ -197,8 +200,8 @@ class _Clock:
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
 
 
-def _all_found(labels: NDArray[np.uint8], organs: Sequence[OrganEntry]) -> bool:
-    return all((labels == entry.value).any() for entry in organs)
+def _counts(labels: NDArray[np.uint8], organs: Sequence[OrganEntry]) -> dict[str, int]:
+    return {entry.name: int(np.count_nonzero(labels == entry.value)) for entry in organs}
 
 
 def _shown(model: MetaModel, organs: Sequence[str] | None) -> tuple[OrganEntry, ...]:

@@ -5,15 +5,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from untrained_model import untrained_model
 
+from segviz_core import deployment as deployment_module
 from segviz_core.deployment import deploy
 from segviz_core.errors import InputError
 from segviz_core.meta_model import Quantization, activations
-from segviz_core.openvino_graph import build_graph
+from segviz_core.openvino_graph import build_graph, openvino
 
 MODEL = untrained_model()
 
@@ -29,6 +31,7 @@ socket.socket.connect = refuse
 
 import numpy as np
 from untrained_model import untrained_model
+from segviz_core import deployment as deployment_module
 from segviz_core.deployment import deploy
 
 assert deploy(untrained_model()).margins(np.zeros((8, 8, 8), np.float32)).shape == (2, 8, 8, 8)
@@ -76,6 +79,28 @@ def test_a_result_survives_later_calls_of_the_same_and_of_another_shape():
     deployment.rest()
     np.testing.assert_array_equal(first, kept)
     np.testing.assert_array_equal(deployment.margins(voxels()), kept)
+
+
+def test_the_last_shapes_are_compiled_once_and_survive_a_rest(monkeypatch):
+    graph, compiled = openvino(), []
+
+    class Counting:
+        def compile_model(self, model, *arguments):
+            compiled.append(tuple(model.input(0).shape)[2:])
+            return graph.Core().compile_model(model, *arguments)
+
+    counted = SimpleNamespace(Core=Counting, Tensor=graph.Tensor)
+    deployment = deploy(MODEL, precision="fp32")
+    monkeypatch.setattr(deployment_module, "openvino", lambda: counted)
+    shapes = [(16, 16, 16), (16, 16, 24), (16, 16, 32)]
+    first = [deployment.margins(voxels(shape)) for shape in shapes]
+    deployment.rest()
+    for shape, before in zip(shapes, first, strict=True):
+        np.testing.assert_array_equal(deployment.margins(voxels(shape)), before)
+    assert compiled == shapes
+    deployment.margins(voxels((8, 8, 8)))
+    deployment.margins(voxels(shapes[0]))  # made room for it
+    assert compiled == [*shapes, (8, 8, 8), shapes[0]]
 
 
 def test_a_view_of_a_larger_volume_is_read_right():
