@@ -26,24 +26,26 @@ class NetworkConfig:
     """Size of MONAI's 3D UNet; the default is the published one (arXiv 2301.07074).
 
     With one head it has 4,808,917 parameters: representation 4,807,072, head 1,845 (method.md section 2). `norm`, of
-    the representation, is one of NORMS; all but batch norm are for experiments alone (openvino_graph.py refuses them).
+    the representation, is one of NORMS. With `head_stages` 2 a head has the last two decoder stages instead of one. All
+    but the defaults of these two are for experiments alone (openvino_graph.py refuses them).
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 128, 256)
     strides: tuple[int, ...] = (2, 2, 2, 2)
     num_res_units: int = 2
     norm: str = "batch"
+    head_stages: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; batch norm goes without saying."""
+        """Plain values for JSON; batch norm and heads of one stage go without saying."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        return {k: v for k, v in values.items() if (k, v) != ("norm", "batch")}
+        return {k: v for k, v in values.items() if (k, v) not in (("norm", "batch"), ("head_stages", 1))}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "NetworkConfig":
         """The settings stored by `to_dict`."""
         sizes = tuple(values["channels"]), tuple(values["strides"])
-        return cls(*sizes, values["num_res_units"], values.get("norm", "batch"))
+        return cls(*sizes, values["num_res_units"], values.get("norm", "batch"), values.get("head_stages", 1))
 
 
 class Head(nn.Module):
@@ -64,6 +66,32 @@ class Head(nn.Module):
         return fused_logits(features, [self])[:, 0]
 
 
+class DeepHead(Head):
+    """A head of two stages: MONAI UNet's last two decoder stages. Input: what `DeepRepresentation` gives."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model[2])
+        self.stage: nn.Sequential = model[1].submodule[2]
+
+    def half_resolution(self, features: tuple[Tensor, Tensor]) -> Tensor:
+        """The input of the last stage: (B, C, X/2, Y/2, Z/2)."""
+        skipped, below = features
+        return torch.cat([skipped, self.stage(below)], dim=1)
+
+
+class DeepRepresentation(nn.Module):
+    """All but the last two decoder stages: features of half and of quarter resolution."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.first: nn.Module = model[0]
+        self.below: nn.Sequential = model[1].submodule[:2]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        skipped = self.first(x)
+        return skipped, self.below(skipped)
+
+
 class SegVizNet(nn.Module):
     """`representation` (all but the last decoder stage of MONAI's UNet) and `heads[organ]` (that last stage).
 
@@ -75,8 +103,11 @@ class SegVizNet(nn.Module):
         super().__init__()
         self.config = config
         width = 8 if config.norm == "group" else 2  # of the last stage, which is cut off: groups must divide it too
-        self.representation: nn.Sequential = unet(config, channels=width, norm=config.norm).model[:2]
-        self.heads = nn.ModuleDict({organ: Head(unet(config).model[2]) for organ in organs})
+        trunk = unet(config, channels=width, norm=config.norm).model
+        deep = config.head_stages == 2
+        self.representation: nn.Module = DeepRepresentation(trunk) if deep else trunk[:2]
+        models = {organ: unet(config).model for organ in organs}
+        self.heads = nn.ModuleDict({o: DeepHead(m) if deep else Head(m[2]) for o, m in models.items()})
 
     @property
     def organs(self) -> tuple[str, ...]:
@@ -109,8 +140,11 @@ def fused_logits(features: Tensor, heads: Sequence[Head]) -> Tensor:
     return x.reshape(x.shape[0], len(heads), 2, *x.shape[2:])
 
 
-def fused_margins(features: Tensor, heads: Sequence[Head]) -> Tensor:
+def fused_margins(features: Tensor | tuple[Tensor, Tensor], heads: Sequence[Head]) -> Tensor:
     """Organ minus background of `fused_logits`, all that losses and labels need: (B, C, x, y, z) -> (B, K, X, Y, Z)."""
+    if isinstance(features, tuple):  # every deep head makes features of its own
+        deep = [head for head in heads if isinstance(head, DeepHead)]
+        return torch.cat([fused_margins(head.half_resolution(features), [head]) for head in deep], dim=1)
     x = _hidden(features, heads, folded=True)
     itself = torch.zeros_like(heads[0].residual.weight[:1])  # what the residual is added to, as one of its taps
     itself[0, 0, 1, 1, 1], itself[0, 1, 1, 1, 1] = -1.0, 1.0

@@ -8,7 +8,16 @@ from monai.networks.nets import UNet
 from torch.nn import BatchNorm3d, Conv3d, GroupNorm, InstanceNorm3d, Sequential
 
 from segviz_core.federation.settings import PUBLISHED_NETWORK
-from segviz_core.network import NORM_TYPES, Head, NetworkConfig, SegVizNet, fused_logits, fused_margins, norm_keys
+from segviz_core.network import (
+    NORM_TYPES,
+    Head,
+    NetworkConfig,
+    SegVizNet,
+    fused_logits,
+    fused_margins,
+    norm_keys,
+    unet,
+)
 
 SMALL = NetworkConfig((4, 8, 16), (2, 2), 1)
 
@@ -91,3 +100,21 @@ def test_representation_has_the_norm_layers_of_its_settings_and_heads_batch_norm
     assert norms
     assert all(isinstance(m, layer) and m.weight is not None for m in norms)
     assert isinstance(network.head("liver").norm, BatchNorm3d)
+
+
+def test_a_deep_head_and_its_representation_agree_with_the_uncut_network():
+    config = NetworkConfig(channels=(4, 8, 16), strides=(2, 2), num_res_units=1, head_stages=2)
+    torch.manual_seed(3)
+    network = SegVizNet(config, ["liver"]).eval()
+    torch.manual_seed(3)
+    trunk = unet(config).eval()
+    uncut = unet(config).eval()  # of the head's draw
+    uncut.model[0].load_state_dict(trunk.model[0].state_dict())
+    uncut.model[1].submodule[0].load_state_dict(trunk.model[1].submodule[0].state_dict())
+    uncut.model[1].submodule[1].load_state_dict(trunk.model[1].submodule[1].state_dict())
+    x = torch.rand(1, 1, 16, 16, 8)
+    with torch.inference_mode():
+        logits = uncut(x)
+        margins = fused_margins(network.representation(x), [network.head("liver")])
+    assert torch.allclose(margins[:, 0], logits[:, 1] - logits[:, 0], atol=1e-5)
+    assert NetworkConfig.from_dict(config.to_dict()) == config

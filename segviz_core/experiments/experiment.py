@@ -30,7 +30,7 @@ from segviz_core.experiments.results import summary, write_result
 from segviz_core.experiments.rows import Trained, device_of, train_single, train_softmax
 from segviz_core.experiments.scoring import COLUMNS, label_map, score, test_dice
 from segviz_core.experiments.segviz_rows import train_segviz
-from segviz_core.training import TrainingConfig, computes_bf16
+from segviz_core.training import computes_bf16
 
 Progress = Callable[[str, int, int], None]
 
@@ -140,7 +140,7 @@ def _result(run: Run, trained: Trained, data: Data, scores: Mapping[str, Any], c
             "zoom": batches.ZOOM,
             "intensity_scale": batches.INTENSITY_SCALE,
             "intensity_shift": batches.INTENSITY_SHIFT,
-            "contrast": TrainingConfig.contrast,
+            "contrast": run.setup.contrast,
         },
         "machine": {"device": name, "precision": "bf16" if computes_bf16(device) else "fp32"},
         "versions": {package: version(package) for package in ("segviz", "torch", "monai", "numpy")}

@@ -41,13 +41,18 @@ ROWS = (
 CONFIGS = Path(__file__).parent / "configs"
 
 
+_AS_PUBLISHED = ("site_windows", "equal_epochs")
+
+
 @dataclass(frozen=True)
 class Setup:
     """What is the same in every row of a table: grid, network, augmentation, steps (method.md section 8, "Fair").
 
     `steps_per_site` counts all phases of training but `recal_steps`, the head-only steps of `assembled+recal`.
-    Augmentation and precision are `training.TrainingConfig`'s own. `device` is auto, cpu or cuda, `tolerance_mm` that
-    of NSD, `watch` how often test Dice is taken along the way (for curves only).
+    Augmentation is batches.py's, with a random curve of HU within `contrast`; precision is `training.TrainingConfig`'s.
+    `device` is auto, cpu or cuda, `tolerance_mm` that of NSD, `watch` how often test Dice is taken along the way (for
+    curves only). Variants of the `segviz` rows may have `site_windows` in HU, within the contract's, and `equal_epochs`
+    instead of equal steps (as_published.py).
     """
 
     contract: DataContract
@@ -62,10 +67,14 @@ class Setup:
     threads: int = 1
     tolerance_mm: float = 2.0
     watch: int = 4
+    contrast: float = 0.45
+    site_windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    equal_epochs: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self) | {"contract": self.contract.to_dict(), "network": dict(self.network)}
+        values = asdict(self) | {"contract": self.contract.to_dict(), "network": dict(self.network)}
+        return {name: value for name, value in values.items() if name not in _AS_PUBLISHED or value}
 
 
 @dataclass(frozen=True)

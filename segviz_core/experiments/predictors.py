@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from torch import nn
 
+from segviz_core.experiments.as_published import Window, seen_through
 from segviz_core.labels import organs_named
 from segviz_core.merging import merge
 from segviz_core.meta_model import OrganEntry
@@ -47,21 +48,25 @@ class Heads:
     """Heads of one organ or more per network: one network (assembled), or one per site (personal, FEDBN's K passes).
 
     With `exclusive` the organs compete for every voxel (method.md section 7); else each head stands alone, as in
-    networks that know one organ. `calibration` has (temperature, threshold) per organ, default (1, .5).
+    networks that know one organ. `calibration` has (temperature, threshold) per organ, default (1, .5). With `windows`
+    every organ has a pass of its own, through its site's window (as_published.py).
     """
 
     networks: Sequence[tuple[SegVizNet, Sequence[str]]]
     patch_size: Sequence[int]
     exclusive: bool = True
     calibration: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    windows: Mapping[str, Window] = field(default_factory=dict)
 
     @property
     def organs(self) -> tuple[str, ...]:
         return tuple(organ for _, organs in self.networks for organ in organs)
 
     def maps(self, voxels: NDArray[np.float32]) -> Maps:
-        parts = [margins(n.eval(), voxels, organs=o, patch_size=self.patch_size) for n, o in self.networks]
-        return np.concatenate(parts)
+        passes = [(n, o, voxels) for n, o in self.networks]
+        if self.windows:
+            passes = [(n, (k,), seen_through(voxels, self.windows[k])) for n, o in self.networks for k in o]
+        return np.concatenate([margins(n.eval(), v, organs=o, patch_size=self.patch_size) for n, o, v in passes])
 
     def masks(self, maps: Maps) -> dict[str, Mask]:
         if not self.exclusive:

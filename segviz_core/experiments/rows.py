@@ -107,6 +107,7 @@ def training(run: Run, *words: str, steps: int, first_step: int = 0) -> Training
         learning_rate=setup.learning_rate,
         patch_size=setup.patch_size,
         batch_size=setup.batch_size,
+        contrast=setup.contrast,
         seed_words=(run.seed, *words),
     )
 

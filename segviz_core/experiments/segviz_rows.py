@@ -6,7 +6,9 @@ same functions on the finished study and with equal steps in every mode: both ev
 
 import copy
 import json
+import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 
 from segviz_core.atomic import write_json
 from segviz_core.cases import Case, Site
+from segviz_core.experiments.as_published import narrowed, steps_in_equal_epochs, unit_windows, with_steps
 from segviz_core.experiments.extensions import Extension
 from segviz_core.experiments.leaving import frozen_since, last_round, leave_when_due
 from segviz_core.experiments.plan import Run
@@ -22,7 +25,7 @@ from segviz_core.experiments.rows import Report, Trained, Watch, device_of, flop
 from segviz_core.experiments.runner import run_study
 from segviz_core.federation.packets import Packet
 from segviz_core.federation.session import SiteSession
-from segviz_core.federation.settings import StudySettings
+from segviz_core.federation.settings import SiteSettings, StudySettings
 from segviz_core.federation.state import StudyState
 from segviz_core.federation.study import Study
 from segviz_core.federation.study_folder import SETTINGS_FILE
@@ -46,8 +49,10 @@ def train_segviz(run: Run, sites: Mapping[str, Site], work: Path, report: Report
         create_study(folder, settings)
     study, watched = Study(folder), _Watched(work / "watched.json")
     device = str(device_of(run))
+    sites = narrowed(sites, unit_windows(run.setup))
+    factors = steps_in_equal_epochs(sites) if run.setup.equal_epochs else dict.fromkeys(sites, 1.0)
     sessions = {
-        organ: SiteSession(settings.for_site(organ), site, work / "sites" / organ, device=device)
+        organ: SiteSession(_for_site(settings, organ, factors[organ]), site, work / "sites" / organ, device=device)
         for organ, site in sites.items()
     }
 
@@ -63,7 +68,8 @@ def train_segviz(run: Run, sites: Mapping[str, Site], work: Path, report: Report
 
     if leaves:
         leave_when_due(study, leaves, after, checkpoint=at_leaving)  # a kill may have come just before it
-    run_study(study, {organ: session.handle for organ, session in sessions.items()}, on_round=on_round)
+    answers = {organ: with_steps(session.handle, factors[organ]) for organ, session in sessions.items()}
+    run_study(study, answers, on_round=on_round)
     rows, notes = study.history(), notes_of(run, settings)
     if leaves:
         notes["frozen"] = frozen_since(at_leaving, study.state, heads=[leaves])
@@ -98,9 +104,15 @@ def study_settings(run: Run) -> StudySettings:
         patch_size=setup.patch_size,
         batch_size=setup.batch_size,
         learning_rate=setup.learning_rate,
+        contrast=setup.contrast,
         min_sites=len(run.organs),
         **values,
     )
+
+
+def _for_site(settings: StudySettings, organ: str, factor: float) -> SiteSettings:
+    known = settings.for_site(organ)
+    return replace(known, most_steps=math.ceil(max(1.0, factor) * known.most_steps))
 
 
 def notes_of(run: Run, settings: StudySettings) -> dict[str, Any]:
@@ -174,7 +186,12 @@ def _assembled(run: Run, study: Study) -> Heads:
         ]
     else:
         networks = [(network_of(run, study.state), tuple(organs))]
-    return Heads(networks, run.setup.patch_size, calibration=study.state.calibration)
+    return Heads(
+        networks,
+        run.setup.patch_size,
+        calibration=study.state.calibration,
+        windows=unit_windows(run.setup),
+    )
 
 
 def _personal(run: Run, work: Path, sites: Mapping[str, Site]) -> Heads:
@@ -188,7 +205,7 @@ def _personal(run: Run, work: Path, sites: Mapping[str, Site]) -> Heads:
         network = SegVizNet(NetworkConfig.from_dict(run.setup.network), list(organs))
         network.load_state_dict(weights)
         networks.append((network.eval().to(device_of(run)), (organ,)))
-    return Heads(networks, run.setup.patch_size, exclusive=False)
+    return Heads(networks, run.setup.patch_size, exclusive=False, windows=unit_windows(run.setup))
 
 
 def _experts(run: Run, folder: Path, sites: Mapping[str, Site]) -> Heads:
@@ -213,7 +230,7 @@ def _recalibrated(run: Run, assembled: Heads, sites: Mapping[str, Site]) -> Head
             config = training(run, organ, "recal", steps=run.setup.recal_steps)
             tune_heads(network, site.training_cases, config, organs=(organ,), validation_cases=site.validation_cases)
             calibration |= calibrate(network, site.validation_cases, organs=(organ,), patch_size=config.patch_size)
-    return Heads(networks, run.setup.patch_size, calibration=calibration)
+    return replace(assembled, networks=networks, calibration=calibration)
 
 
 def _flops(run: Run, settings: StudySettings, sites: Mapping[str, Site]) -> int:

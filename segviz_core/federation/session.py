@@ -261,7 +261,6 @@ class SiteSession:
         return {"loss": summary.loss, "steps": float(summary.steps), **dice}
 
     def _training_config(self, request: Packet, phase: str, *, first_step: int, steps: int) -> TrainingConfig:
-        published = request.settings["mode"] != "segviz+"
         return TrainingConfig(
             steps=steps,
             first_step=first_step,
@@ -270,8 +269,9 @@ class SiteSession:
             patch_size=self.settings.patch_size,
             batch_size=self.settings.batch_size,
             coarse=self.settings.coarse_share,
+            contrast=self.settings.contrast,
             fixed_norm=bool(request.settings.get("fixed_norm", False)),
-            loss="published" if published else "supervised",
+            loss="published" if self.settings.loss == "published" else "supervised",
             seed_words=(self.settings.seed, self.settings.site, phase),
         )
 

@@ -15,6 +15,7 @@ PUBLISHED_NETWORK: Mapping[str, Any] = {
 }
 """MONAI UNet of the publication, as NetworkConfig.to_dict() gives it (this module must not load torch)."""
 
+LOSSES = ("supervised", "published")
 NORMS = ("batch", "instance", "group")
 TRANSPORTS = ("fp32", "fp16")
 MODES = ("segviz+", "segviz-fedavg", "segviz-fedbn")
@@ -25,7 +26,8 @@ class StudySettings:
     """One study. Defaults: method.md section 4; `network` is NetworkConfig.to_dict(), `patch_size` in voxels.
 
     `segviz+` spends `local_steps` per site in phase 1, then `rounds * steps_per_round` together; the `segviz` modes
-    spend only the latter. `head_steps` re-fit the heads to the common representation before phase 2 (method.md 9c),
+    spend only the latter. `loss` is one of LOSSES (losses.py): without it the first in `segviz+`, the second in
+    the `segviz` modes. `head_steps` re-fit the heads to the common representation before phase 2 (method.md 9c),
     `tune_steps` afterwards (phase 3). `proximal` is mu; None means 0 up to 50 steps per round and 1e-3 above.
     `bn_stats` "local" leaves the running statistics of norm layers at their sites, as published; the meta-model holds
     their average either way. In the last `fixed_norm` share of the shared rounds of `segviz+` these statistics stay as
@@ -34,7 +36,8 @@ class StudySettings:
     `teacher_shift` is added to the logits with which an expert labels the organs that a site does not annotate.
 
     `coarse_share` of the patches are seen at two or three times the contract's spacing: what `segment --fast` and the
-    pass that locates the organs need (batches.py).
+    pass that locates the organs need (batches.py). `contrast` bounds the random curve of HU that every patch is seen
+    through (method.md 9c; 0: none): sites whose scanners differ little need less of it.
 
     With `heads_at_end` (`segviz` modes only) heads leave their sites once, after the last round.
 
@@ -46,12 +49,14 @@ class StudySettings:
 
     name: str
     mode: str = "segviz+"
+    loss: str = ""
     seed: int = 0
     contract: DataContract = field(default_factory=DataContract)
     network: Mapping[str, Any] = field(default_factory=lambda: dict(PUBLISHED_NETWORK))
     patch_size: tuple[int, int, int] = (128, 128, 32)
     batch_size: int = 2
     coarse_share: float = 0.1
+    contrast: float = 0.45
     local_steps: int = 16_625
     local_chunks: int = 25
     rounds: int = 25
@@ -80,6 +85,8 @@ class StudySettings:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InputError(f"mode: expected one of {', '.join(MODES)}, found {self.mode!r}.")
+        if self.loss not in ("", *LOSSES):
+            raise InputError(f"loss: expected one of {', '.join(LOSSES)}, found {self.loss!r}.")
         if self.rounds < 1 or self.steps_per_round < 0 or self.local_steps < 0 or self.local_chunks < 1:
             raise InputError("Expected at least one round and one chunk, and no negative number of steps.")
         if self.bn_stats not in ("average", "local"):
@@ -95,6 +102,8 @@ class StudySettings:
             raise InputError("Expected at least one step for a new head, and no negative number of newcomer rounds.")
         if not 0 <= self.coarse_share <= 0.5:
             raise InputError(f"coarse_share: expected 0 to 0.5, found {self.coarse_share}.")
+        if not 0 <= self.contrast < 0.5:
+            raise InputError(f"contrast: expected 0 to less than 0.5, found {self.contrast}.")
         if not -10 <= self.teacher_shift <= 10:
             raise InputError(f"teacher_shift: expected -10 to 10, found {self.teacher_shift}.")
         if not 0 <= self.fixed_norm <= 1:
@@ -103,7 +112,7 @@ class StudySettings:
             raise InputError(f"pace: expected 0 or at least 1, found {self.pace}.")
         if self.min_sites < 1:
             raise InputError(f"min_sites: expected 1 or more, found {self.min_sites}.")
-        if set(self.network) - {"norm"} != set(PUBLISHED_NETWORK):
+        if set(self.network) - {"norm", "head_stages"} != set(PUBLISHED_NETWORK):
             raise InputError(
                 f"network: expected {', '.join(PUBLISHED_NETWORK)}, found {', '.join(self.network) or 'nothing'}."
             )
@@ -155,7 +164,9 @@ class StudySettings:
             network=self.network,
             patch_size=self.patch_size,
             batch_size=self.batch_size,
+            loss=self.loss or LOSSES[self.mode != "segviz+"],
             coarse_share=self.coarse_share,
+            contrast=self.contrast,
             steps_per_round=self.steps_per_round,
             planned_steps=self.planned_steps,
             most_steps=max(
@@ -178,7 +189,9 @@ class SiteSettings:
     network: Mapping[str, Any]
     patch_size: tuple[int, int, int]
     batch_size: int
+    loss: str
     coarse_share: float
+    contrast: float
     steps_per_round: int
     planned_steps: int
     most_steps: int
