@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from measure import ROOT, Cost, machine, medians, run
@@ -75,8 +76,9 @@ class Bench:
         missing = [pipeline for pipeline in pipelines if (pipeline, _name(ct)) not in self.rows]
         costs: dict[str, list[Cost]] = {pipeline: [] for pipeline in missing}
         labels: dict[str, list[np.ndarray]] = {pipeline: [] for pipeline in missing}
+        warm: dict[str, WarmWorker] = {}
         with ExitStack() as workers:
-            clicks = {pipeline: self._click(pipeline, ct, more, workers) for pipeline in missing}
+            clicks = {pipeline: self._click(pipeline, ct, more, workers, warm) for pipeline in missing}
             for _ in range(runs):
                 for pipeline, click in clicks.items():
                     costs[pipeline].append(click())
@@ -84,6 +86,8 @@ class Bench:
         for pipeline in missing:
             same = all((found == labels[pipeline][0]).all() for found in labels[pipeline])
             values = medians(costs[pipeline]) | _NO_DICE | {"identical_runs": same}
+            if pipeline in warm:
+                values["stages"] = _median_stages(warm[pipeline].stages[1:])
             if "ours-fp32" in labels:
                 found = dice_per_organ(labels[pipeline][0], labels["ours-fp32"][0], _VALUES)
                 values |= {"dice_to_fp32": {organ: round(dice, 4) for organ, dice in found.items()}}
@@ -118,13 +122,15 @@ class Bench:
         write_json(self.results, list(self.rows.values()))
         _log.info("%s", json.dumps(row))
 
-    def _click(self, pipeline: str, ct: Path, more: Sequence[str], workers: ExitStack) -> Callable[[], Cost]:
-        """One run of a pipeline, from its start to its label map."""
+    def _click(
+        self, pipeline: str, ct: Path, more: Sequence[str], workers: ExitStack, warm: dict[str, WarmWorker]
+    ) -> Callable[[], Cost]:
+        """One run of a pipeline, from its start to its label map; workers that stay are put into `warm`."""
         command = [*self.command(pipeline.removesuffix("-warm"), ct, self._out(pipeline)), *more]
         if not pipeline.endswith("-warm"):
             return lambda: run(command)
         (self.scratch / pipeline).mkdir()
-        worker = workers.enter_context(WarmWorker(self.scratch / pipeline))
+        worker = warm[pipeline] = workers.enter_context(WarmWorker(self.scratch / pipeline))
         worker.segment(command[3:])  # the first click loads the model
         return lambda: worker.segment(command[3:])
 
@@ -134,6 +140,11 @@ class Bench:
 
 def _name(ct: Path) -> str:
     return ct.name.removesuffix(".nii.gz").removeprefix("ct_")
+
+
+def _median_stages(clicks: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Wall seconds per stage: what a second click reads, segments (locate to restore) and writes."""
+    return {stage: round(median(click[stage] for click in clicks), 3) for stage in clicks[0]}
 
 
 def _mean_dice(scores: dict[str, list[float]]) -> dict[str, object]:

@@ -20,6 +20,7 @@ class WarmWorker:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.stages: list[dict[str, float]] = []
 
     def __enter__(self) -> "WarmWorker":
         command = [sys.executable, "-m", "segviz_core", "worker", str(self._folder)]
@@ -34,9 +35,10 @@ class WarmWorker:
         self._process.wait(60)
 
     def segment(self, arguments: Sequence[str]) -> Cost:
-        """Wall and CPU seconds of one click, and the most memory that the worker ever had."""
+        """Wall and CPU seconds of one click and the most memory that the worker ever had; `stages` grows by one."""
         started, before = time.perf_counter(), self._cpu_s()
         self._connection.send_bytes(json.dumps([*arguments, "--json"]).encode())
+        self.stages.append(self._hear("result")["stages"])
         ended = self._hear("finished")
         if ended["exit_code"]:
             raise RuntimeError(f"the worker ended a click with {ended}")
@@ -48,7 +50,9 @@ class WarmWorker:
             said: dict[str, Any] = json.loads(line)
             if said["event"] == event:
                 return said
-        raise RuntimeError(f"the worker ended before it said {event!r}")
+            if said["event"] == "finished":
+                break
+        raise RuntimeError(f"the worker, or a click, ended before it said {event!r}")
 
     def _cpu_s(self) -> float:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
