@@ -74,7 +74,7 @@ def _table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
             )
         )
         lines[-1] += (
-            f" Of a second click, which shows the same CT again, files take {files:.2f} s and segmenting {normal:.2f} s;"
+            f" Of a second click, on the same CT, files take {files:.2f} s and segmenting {normal:.2f} s;"
             f" with Fast {fast:.2f} s."
         )
     return "\n".join(lines)
