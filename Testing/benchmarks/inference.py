@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import SimpleITK
 from measure import ROOT, Cost, machine, medians, run
 from model import FOLDER, TEST_CASES, make_model
 from scans import WHOLE_BODY_SLICES, abdomen, dice_case
@@ -71,7 +72,7 @@ class Bench:
         """Take the time of `runs` runs of each pipeline, and compare their labels: the same every time.
 
         They take turns, so that a machine that becomes slower meanwhile does so for all of them. A name with -warm
-        means the second and later clicks of one worker.
+        means the second and later clicks of one worker, on the same CT.
         """
         missing = [pipeline for pipeline in pipelines if (pipeline, _name(ct)) not in self.rows]
         costs: dict[str, list[Cost]] = {pipeline: [] for pipeline in missing}
@@ -125,7 +126,15 @@ class Bench:
     def _click(
         self, pipeline: str, ct: Path, more: Sequence[str], workers: ExitStack, warm: dict[str, WarmWorker]
     ) -> Callable[[], Cost]:
-        """One run of a pipeline, from its start to its label map; workers that stay are put into `warm`."""
+        """One run of a pipeline, from its start to its label map; workers that stay are put into `warm`.
+
+        Slicer hands its worker the voxels uncompressed and takes the labels as NRRD.
+        """
+        if pipeline.endswith("-warm"):
+            uncompressed = self.scratch / f"{_name(ct)}.nrrd"
+            if not uncompressed.exists():
+                SimpleITK.WriteImage(SimpleITK.ReadImage(ct), uncompressed, useCompression=False)
+            ct = uncompressed
         command = [*self.command(pipeline.removesuffix("-warm"), ct, self._out(pipeline)), *more]
         if not pipeline.endswith("-warm"):
             return lambda: run(command)
@@ -135,7 +144,7 @@ class Bench:
         return lambda: worker.segment(command[3:])
 
     def _out(self, pipeline: str) -> Path:
-        return self.scratch / f"{pipeline}.nii.gz"
+        return self.scratch / f"{pipeline}.{'nrrd' if pipeline.endswith('-warm') else 'nii.gz'}"
 
 
 def _name(ct: Path) -> str:
