@@ -52,7 +52,7 @@ def _table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
         "| pipeline | CT | wall s | CPU s | peak MB | Dice (liver, spleen, kidneys, pancreas) |",
         "|---|---|---|---|---|---|",
     ]
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row["ct"] != MAIN_CT, "random" in row["pipeline"])):
         if row["ct"].endswith("phantoms"):
             continue
         name = NAMES.get(row["pipeline"], row["pipeline"])
