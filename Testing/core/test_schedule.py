@@ -77,6 +77,30 @@ def test_teacher_shift_out_of_range_is_refused():
         StudySettings("s", teacher_shift=11)
 
 
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"contrast": 0.5}, "contrast: expected 0 to less than 0.5, found 0.5"),
+        ({"loss": "focal"}, "loss: expected one of supervised, published, found 'focal'"),
+    ],
+)
+def test_contrast_or_loss_that_training_does_not_know_is_refused(values, words):
+    with pytest.raises(InputError, match=words):
+        StudySettings("s", **values)
+
+
+@pytest.mark.parametrize(
+    "values, loss",
+    [
+        ({}, "supervised"),
+        ({"mode": "segviz-fedavg"}, "published"),
+        ({"mode": "segviz-fedbn", "loss": "supervised"}, "supervised"),
+    ],
+)
+def test_the_loss_is_that_of_the_mode_unless_the_study_names_one(values, loss):
+    assert StudySettings("s", **values).for_site("north").loss == loss
+
+
 def test_incomplete_network_is_refused_by_its_names():
     with pytest.raises(InputError, match="network: expected channels, strides, num_res_units, found strides"):
         StudySettings("s", network={"strides": [2]})

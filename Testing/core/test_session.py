@@ -9,6 +9,7 @@ from toy_cases import toy_settings, toy_site
 from segviz_core.atomic import write_json
 from segviz_core.errors import Cancelled, InputError
 from segviz_core.experiments.runner import run_study
+from segviz_core.federation import session
 from segviz_core.federation.export import meta_model_of
 from segviz_core.federation.packets import Packet
 from segviz_core.federation.session import SiteSession
@@ -17,6 +18,7 @@ from segviz_core.federation.transport import compact
 from segviz_core.federation.weights import create_study
 from segviz_core.meta_model import MetaModel
 from segviz_core.openvino_graph import build_graph
+from segviz_core.training import train
 
 SITES = {"1": ("north", "liver"), "2": ("south", "spleen"), "3": ("west", "kidneys")}
 
@@ -183,6 +185,18 @@ def test_experts_logits_are_raised_by_the_teacher_shift_of_the_study(tmp_path):
     seen = (np.abs(logits[0]) < 2) & (np.abs(logits[1]) < 3)  # 8 bits hold these well
     assert seen.sum() > 100
     np.testing.assert_allclose(logits[1][seen] - logits[0][seen], 2, atol=0.15)
+
+
+def test_sites_train_with_the_contrast_and_the_loss_of_the_study(tmp_path, monkeypatch):
+    seen = []
+
+    def recorded(network, cases, config, **options):
+        seen.append((config.contrast, config.loss))
+        return train(network, cases, config, **options)
+
+    monkeypatch.setattr(session, "train", recorded)
+    run(tmp_path, contrast=0.2, loss="published")
+    assert set(seen) == {(0.2, "published")}
 
 
 def test_soft_maps_survive_a_restart_of_the_site(tmp_path):
