@@ -33,6 +33,7 @@ WITHOUT_TORCH = {
     "cases",
     "deployment",
     "dicom_series",
+    "experiments.as_published",
     "experiments.comparisons",
     "experiments.datasets",
     "experiments.extension_table",
