@@ -159,6 +159,7 @@ FLOWER = {
 """Flower, or processes of it, never torch: the two share no process."""
 
 TESTS_THAT_NEED_TORCH = {
+    "test_as_published.py",
     "test_code_review.py",
     "test_command_line.py",
     "test_deployment_torch.py",
