@@ -123,6 +123,17 @@ def test_gzip_in_several_members_is_complete(tmp_path):
     assert np.array_equal(read_ct(tmp_path / "ct.nii.gz").voxels, hounsfield())
 
 
+@pytest.mark.parametrize("missing", [(), ("isal", "isal.igzip", "isal.igzip_lib")], ids=["isal", "zlib alone"])
+def test_zipped_labels_come_back_with_and_without_isal(missing, tmp_path, monkeypatch):
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    ct = read_ct(write(tmp_path / "ct.nii.gz", hounsfield()))
+    labels = (ct.voxels > 0).astype(np.uint8)
+    write_labels(tmp_path / "labels.nii.gz", labels, like=ct)
+    assert np.array_equal(read_labels(tmp_path / "labels.nii.gz").voxels, labels)
+    assert np.array_equal(np.asarray(nib.load(tmp_path / "labels.nii.gz").dataobj), labels)
+
+
 def test_nifti_without_orientation_is_refused(tmp_path):
     nib.save(nib.Nifti1Image(hounsfield(), None), tmp_path / "ct.nii.gz")
     with pytest.raises(InputError, match="expected a stored orientation, found neither qform nor sform"):
