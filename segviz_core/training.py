@@ -91,7 +91,7 @@ def train(
     parameters = set_trainable(network, own=own)
     if config.fixed_norm:
         _fix_norm(network.representation)
-    optimizer = optimizer or torch.optim.Adam(parameters, config.learning_rate)
+    optimizer = optimizer or torch.optim.Adam(parameters, config.learning_rate, fused=True)
     start = [p.detach().clone() for p in network.representation.parameters()] if proximal else []
     total = config.total_steps or config.first_step + config.steps
     device = next(network.parameters()).device

@@ -34,7 +34,7 @@ def tune_heads(
     """
     own, device = tuple(organs), next(network.parameters()).device
     parameters = set_trainable(network, own=own, representation=False)
-    optimizer = torch.optim.Adam(parameters, config.learning_rate)
+    optimizer = torch.optim.Adam(parameters, config.learning_rate, fused=True)
     best = {organ: (-1.0, copy.deepcopy(network.head(organ).state_dict())) for organ in own}
     if validation_cases and config.steps:
         best = {organ: (dice, best[organ][1]) for organ, dice in _dice(network, validation_cases, own, config).items()}

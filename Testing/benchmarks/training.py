@@ -64,7 +64,7 @@ class _Step:
         self._case, self._fused = case, fused
         self._patch, self._precision = (patch, patch, patch), precision
         self._network = SegVizNet(NetworkConfig(), [OWN, *foreign])
-        self._optimizer = torch.optim.Adam(set_trainable(self._network, own=[OWN]))
+        self._optimizer = torch.optim.Adam(set_trainable(self._network, own=[OWN]), fused=True)
         self._distillation = Distillation(foreign) if foreign else None
 
     def take(self, number: int) -> float:

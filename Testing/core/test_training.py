@@ -48,7 +48,7 @@ def test_training_in_two_halves_equals_training_at_once():
     site = toy_site("liver")
     at_once, halves = network_of("liver"), network_of("liver")
     train(at_once, site.training_cases, TrainingConfig(6, patch_size=PATCH))
-    optimizer = torch.optim.Adam(set_trainable(halves, own=["liver"]))
+    optimizer = torch.optim.Adam(set_trainable(halves, own=["liver"]), fused=True)
     for first in (0, 3):
         train(
             halves,

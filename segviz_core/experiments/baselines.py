@@ -75,7 +75,7 @@ def train_central(
     curve of `checkpoint`, from which an interrupted training goes on.
     """
     total, stride = config.steps * len(sites), steps_per_round * len(sites)
-    optimizer = torch.optim.Adam(network.parameters(), config.learning_rate)
+    optimizer = torch.optim.Adam(network.parameters(), config.learning_rate, fused=True)
     checkpoint = checkpoint or Checkpoint()
     checkpoint.restore(network, [optimizer])
     counts = np.array([len(cases) for cases in sites.values()])
@@ -109,7 +109,7 @@ def train_fedavg(
     the start of the round. `checkpoint` and `on_round` as in `train_central`.
     """
     clients = [copy.deepcopy(network) for _ in sites]
-    optimizers = [torch.optim.Adam(client.parameters(), config.learning_rate) for client in clients]
+    optimizers = [torch.optim.Adam(client.parameters(), config.learning_rate, fused=True) for client in clients]
     checkpoint = checkpoint or Checkpoint()
     checkpoint.restore(network, optimizers)
     for client in clients:

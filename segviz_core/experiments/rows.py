@@ -47,7 +47,7 @@ def train_single(run: Run, sites: Mapping[str, Site], work: Path, report: Report
     for i, (organ, site) in enumerate(sites.items()):
         torch.manual_seed(run.seed)
         network = SegVizNet(NetworkConfig.from_dict(setup.network), [organ]).to(device_of(run))
-        optimizer = torch.optim.Adam(set_trainable(network, own=(organ,)), setup.learning_rate)
+        optimizer = torch.optim.Adam(set_trainable(network, own=(organ,)), setup.learning_rate, fused=True)
         checkpoint = Checkpoint(work / f"single-{organ}.safetensors")
         checkpoint.restore(network, [optimizer])
         heads = Heads([(network, (organ,))], setup.patch_size, exclusive=False)

@@ -98,7 +98,7 @@ class TrainingState:
 
     def _new(self, organs: tuple[str, ...]) -> tuple[SegVizNet, torch.optim.Optimizer]:
         network = SegVizNet(self._config, organs).to(self._device)
-        return network, torch.optim.Adam(set_trainable(network, own=self._organs), 1e-3)
+        return network, torch.optim.Adam(set_trainable(network, own=self._organs), 1e-3, fused=True)
 
 
 def _numbered(work: Path, name: str) -> dict[int, Path]:
