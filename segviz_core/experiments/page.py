@@ -5,11 +5,12 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 
-def page(title: str, body: str) -> str:
-    """A whole document around the HTML of `body`."""
+def page(title: str, body: str, *, wide: bool = False) -> str:
+    """A whole document around the HTML of `body`; `wide` for tables of many columns, whose cells stay on one line."""
+    start = '<main class="wide">' if wide else "<main>"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>{body}</main></body></html>
+<title>{escape(title)}</title><style>{_STYLE}</style></head><body>{start}{body}</main></body></html>
 """
 
 
@@ -52,12 +53,16 @@ thead th { color: var(--soft); font-size: .85rem; font-weight: 600; }
 tbody th { font-weight: 600; }
 .swatch { display: inline-block; width: .9em; height: .9em; margin-right: .5em; border: 1px solid var(--soft);
   vertical-align: -.08em; }
+.wide { max-width: 100rem; overflow-x: auto; font-size: .85rem; }
+.wide td, .wide tbody th { white-space: nowrap; }
+.wide img { max-width: 64rem; }
 .bar { display: inline-block; height: .8em; background: var(--accent); }
 @media print {
   @page { margin: 15mm; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   body { font-size: 10pt; }
-  main { max-width: none; padding: 0; }
+  main, .wide { max-width: none; padding: 0; overflow: visible; }
+  .wide { font-size: 6.5pt; }
   h2 { margin-top: 1.5rem; }
   .tiles { flex-wrap: nowrap; }
   figure, table, .tiles, h2 { break-inside: avoid; }

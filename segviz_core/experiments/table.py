@@ -20,7 +20,7 @@ from segviz_core.experiments.plan import ORDER
 from segviz_core.experiments.plots import learning_curves, traffic
 from segviz_core.experiments.published import PUBLISHED
 from segviz_core.experiments.results import read_results
-from segviz_core.experiments.summaries import DETAILS, Entry, ablation_entries, table_entries
+from segviz_core.experiments.summaries import Entry, ablation_entries, table_entries
 
 COLUMNS = (*ORDER, "mean")
 SIGNIFICANT = 0.05
@@ -92,7 +92,7 @@ def _markdown(of: _Content) -> str:
         _table(*_detail_table(of.entries)),
     ]
     if of.ablations:
-        parts += ["## Variants", _table(*_main_table(of.ablations))]
+        parts += ["## Variants", _table(*_main_table(of.ablations, published=False))]
     if of.extensions:
         parts += ["## Extensions", EXPLAINED, _table(*extension_table(of.extensions))]
     return "\n\n".join(parts) + "\n"
@@ -106,14 +106,15 @@ def _html(of: _Content) -> str:
         ("Further scores and costs", "Means over the test cases.", _detail_table(of.entries)),
     ]
     if of.ablations:
-        sections.append(("Variants", "One change each; assembled unless named.", _main_table(of.ablations)))
+        variants = _main_table(of.ablations, published=False)
+        sections.append(("Variants", "One change each; the same steps per site unless named.", variants))
     if of.extensions:
         sections.append(("Extensions", EXPLAINED, extension_table(of.extensions)))
     for title, caption, (heads, rows) in sections:
         body.append(f"<h2>{escape(title)}</h2>" + table(caption, heads, [[escape(c) for c in row] for row in rows]))
     for title, png in (("Learning", learning_curves(of.entries)), ("Traffic", traffic(of.entries))):
         body.append(f'<h2>{title}</h2><figure><img src="{data_uri(png)}" alt="{title}"></figure>')
-    return page(f"SegViz: {of.profile}", "".join(body))
+    return page(f"SegViz: {of.profile}", "".join(body), wide=True)
 
 
 def _explained() -> str:
@@ -133,18 +134,18 @@ def _explained_comparisons() -> str:
     )
 
 
-def _main_table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    sources = list(dict.fromkeys(row.source for row in PUBLISHED))
+def _main_table(entries: Sequence[Entry], *, published: bool = True) -> tuple[list[str], list[list[str]]]:
+    sources = list(dict.fromkeys(row.source for row in PUBLISHED)) if published else []
     heads = ["Row", "Nodes", "Seeds", "Steps per site", "Cases", *COLUMNS, "MB per site", *sources]
     rows = []
     for entry in entries:
         values = entry.to_dict()
         cells = [_spread(values["dice"][name], values["sd"][name]) for name in COLUMNS]
-        published = [_published(source, entry) for source in sources]
+        others = [_published(source, entry) for source in sources]
         seeds = ", ".join(map(str, values["seeds"]))
         size = f"{values['bytes_per_site'] / 1e6:.1f}"
         plain = [entry.label, str(entry.nodes), seeds, str(values["steps_per_site"]), str(values["cases"])]
-        rows.append([*plain, *cells, size, *published])
+        rows.append([*plain, *cells, size, *others])
     return heads, rows
 
 
@@ -155,7 +156,8 @@ def _published(source: str, entry: Entry) -> str:
     if entry.mode != "single":
         found = found if entry.evaluation == "assembled" else []
     return "; ".join(
-        " / ".join(_short(_spread(d, s, digits=2)) for d, s in zip(row.dice, row.sd, strict=True)) for row in found
+        " / ".join(_spread(d, s, digits=2).replace(" ", "") for d, s in zip(row.dice, row.sd, strict=True))
+        for row in found
     )
 
 
@@ -186,24 +188,25 @@ def _starred(one: Comparison) -> str:
 
 
 def _detail_table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    titles = {
-        "nsd": "NSD",
-        "hd95_mm": "HD95 (mm)",
-        "volume_error_ml": "Volume off by (ml)",
-        "ece": "ECE",
-        "brier": "Brier",
-        "false_positive_ml": "False positive (ml)",
-        "claimed_twice_ml": "Claimed twice (ml)",
-        "training_minutes": "Minutes",
-        "training_cpu_minutes": "CPU minutes",
-        "tflop": "TFLOP",
+    columns = {  # title, decimals
+        "nsd": ("NSD", 3),
+        "hd95_mm": ("HD95 (mm)", 1),
+        "volume_error_ml": ("Volume off by (ml)", 1),
+        "ece": ("ECE", 4),
+        "brier": ("Brier", 4),
+        "false_positive_ml": ("False positive (ml)", 1),
+        "claimed_twice_ml": ("Claimed twice (ml)", 1),
+        "training_minutes": ("Minutes", 1),
+        "training_cpu_minutes": ("CPU minutes", 1),
+        "tflop": ("TFLOP", 1),
     }
-    names = [*DETAILS, "training_minutes", "training_cpu_minutes", "tflop"]
-    rows = [
-        [entry.label, str(entry.nodes), *("-" if v is None else f"{v:g}" for v in (entry.details()[n] for n in names))]
-        for entry in entries
-    ]
-    return ["Row", "Nodes", *(titles[name] for name in names)], rows
+    rows = []
+    for entry in entries:
+        details = entry.details()
+        values = [(details[name], decimals) for name, (_, decimals) in columns.items()]
+        cells = ["-" if value is None else f"{value:.{decimals}f}" for value, decimals in values]
+        rows.append([entry.label, str(entry.nodes), *cells])
+    return ["Row", "Nodes", *(title for title, _ in columns.values())], rows
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -214,13 +217,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _spread(value: float | None, sd: float | None, *, digits: int = 3) -> str:
     if value is None:
         return "-"
-    text = f"{value:.{digits}f}"
-    return text if sd is None else f"{text} ± {sd:.{digits}f}"
-
-
-def _short(text: str) -> str:
-    """`0.88 ± 0.15` as `.88±.15`: one line of a narrow column."""
-    return text.replace("0.", ".").replace(" ", "")
+    text = f"{value:.{digits}f}" if sd is None else f"{value:.{digits}f} ± {sd:.{digits}f}"
+    return text.replace("0.", ".")
 
 
 def _p(value: float) -> str:
