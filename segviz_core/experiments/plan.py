@@ -51,7 +51,8 @@ class Setup:
     `steps_per_site` counts all phases of training but `recal_steps`, the head-only steps of `assembled+recal`.
     Augmentation is batches.py's, with a random curve of HU within `contrast`; precision is `training.TrainingConfig`'s.
     `device` is auto, cpu or cuda, `tolerance_mm` that of NSD, `watch` how often test Dice is taken along the way (for
-    curves only). Variants of the `segviz` rows may have `site_windows` in HU, within the contract's, and `equal_epochs`
+    curves only). `shared_learning_rate` is that of steps which are averaged over the sites (0: `learning_rate`): an
+    average of four moves less than four steps one after the other. Variants of the `segviz` rows may have `site_windows` in HU, within the contract's, and `equal_epochs`
     instead of equal steps (as_published.py).
     """
 
@@ -68,6 +69,7 @@ class Setup:
     tolerance_mm: float = 2.0
     watch: int = 4
     contrast: float = 0.45
+    shared_learning_rate: float = 0.0
     site_windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     equal_epochs: bool = False
 

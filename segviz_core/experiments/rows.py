@@ -5,7 +5,7 @@ Sites take turns in one process. Every row sees the same network, augmentation, 
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,8 @@ def train_softmax(run: Run, sites: Mapping[str, Site], work: Path, report: Repor
     cases = {organ: site.training_cases for organ, site in sites.items()}
     checkpoint = Checkpoint(work / "softmax.safetensors")
     config = training(run, run.row, steps=setup.steps_per_site)
+    if where != "central":
+        config = replace(config, learning_rate=setup.shared_learning_rate or setup.learning_rate)
 
     def on_round(steps: int) -> Mapping[str, Any]:
         report(steps, setup.steps_per_site)

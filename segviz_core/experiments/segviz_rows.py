@@ -93,7 +93,7 @@ def study_settings(run: Run) -> StudySettings:
     per_round = values.setdefault("steps_per_round", setup.steps_per_round)
     values.setdefault("rounds", max(1, shared // per_round))
     values.setdefault("local_chunks", max(1, values["local_steps"] // (10 * per_round)))
-    values.setdefault("shared_learning_rate", setup.learning_rate)
+    values.setdefault("shared_learning_rate", setup.shared_learning_rate or setup.learning_rate)
     return StudySettings(
         coarse_share=0.0,  # as in every other row
         name=f"{run.profile}-{run.name}".replace("+", "plus"),
