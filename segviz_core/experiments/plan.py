@@ -52,8 +52,8 @@ class Setup:
     Augmentation is batches.py's, with a random curve of HU within `contrast`; precision is `training.TrainingConfig`'s.
     `device` is auto, cpu or cuda, `tolerance_mm` that of NSD, `watch` how often test Dice is taken along the way (for
     curves only). `shared_learning_rate` is that of steps which are averaged over the sites (0: `learning_rate`): an
-    average of four moves less than four steps one after the other. Variants of the `segviz` rows may have `site_windows` in HU, within the contract's, and `equal_epochs`
-    instead of equal steps (as_published.py).
+    average of four moves less than four steps one after the other. Variants of the `segviz` rows may have
+    `site_windows` in HU, within the contract's, and `equal_epochs` instead of equal steps (as_published.py).
     """
 
     contract: DataContract
