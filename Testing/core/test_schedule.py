@@ -75,6 +75,8 @@ def test_patch_that_the_network_cannot_halve_is_refused():
 def test_teacher_shift_out_of_range_is_refused():
     with pytest.raises(InputError, match="teacher_shift: expected -10 to 10, found 11"):
         StudySettings("s", teacher_shift=11)
+    with pytest.raises(InputError, match="teacher_pieces: expected 0 to 1, found 2"):
+        StudySettings("s", teacher_pieces=2)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 t_j is kept as uint8 (255 = certain) on the network's grid, zero inside the case's own annotated organs, which exclude
 it. On scanners that it was not trained on, an expert misses more of its organ than it invents: `shift` is added to its
-logits (docs/method_log.md).
+logits. What it invents there mostly lies apart: pieces smaller than the share `pieces` of the organ's largest are left
+out (docs/method_log.md).
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from segviz_core.cases import Case
 from segviz_core.mapped_arrays import map_arrays, save_arrays
@@ -33,6 +36,7 @@ def write_targets(
     *,
     patch_size: Sequence[int],
     shift: float = 0.0,
+    pieces: float = 0.0,
     keep: Collection[str] = (),
     on_case: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -44,7 +48,7 @@ def write_targets(
     folder.mkdir(parents=True, exist_ok=True)
     for i, case in enumerate(cases):
         maps = {organ: np.array(target) for organ, target in case.targets.items() if organ in keep}
-        maps |= soft_maps(case, teachers, patch_size=patch_size, shift=shift)
+        maps |= soft_maps(case, teachers, patch_size=patch_size, shift=shift, pieces=pieces)
         case.targets = {}  # Windows replaces no file that is mapped
         save_arrays(folder / f"{case.name}.safetensors", maps)
         case.targets = map_arrays(folder / f"{case.name}.safetensors")
@@ -61,7 +65,7 @@ def load_targets(work: Path, cases: Sequence[Case]) -> None:
 
 
 def soft_maps(
-    case: Case, teachers: Sequence[Teacher], *, patch_size: Sequence[int], shift: float = 0.0
+    case: Case, teachers: Sequence[Teacher], *, patch_size: Sequence[int], shift: float = 0.0, pieces: float = 0.0
 ) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
     """Weighted mean probability of the teachers per foreign organ, as uint8 (X, Y, Z)."""
     total: dict[str, float] = {}
@@ -79,4 +83,15 @@ def soft_maps(
     own = np.zeros(case.voxels.shape, bool)
     for mask in case.masks.values():
         own |= mask.astype(bool)
-    return {organ: np.where(own, 0, np.rint(255 * p / total[organ])).astype(np.uint8) for organ, p in mean.items()}
+    soft = {organ: np.where(own, 0, np.rint(255 * p / total[organ])).astype(np.uint8) for organ, p in mean.items()}
+    return {organ: without_small_pieces(target, pieces) for organ, target in soft.items()}
+
+
+def without_small_pieces(target: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """The soft map with 0 in every connected piece (t > .5) that is smaller than `share` of the largest one."""
+    labels, count = ndimage.label(target > 127)
+    if count < 2:
+        return target
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = sizes[1:].max()  # what lies between the pieces stays
+    return np.where(sizes[labels] < share * sizes[0], np.uint8(0), target)

@@ -103,7 +103,11 @@ class Requests:
             arrays[f"expert/{len(others)}/representation"] = self.state.representation
             arrays |= {f"expert/{len(others)}/head/{organ}": self.state.heads[organ] for organ in untaught}
         shift = 0.0 if self.last_model_teaches else self.settings.teacher_shift  # that model knows all scanners
-        own: dict[str, Setting] = {"organs": ",".join(self._foreign(member)), "teacher_shift": shift}
+        own: dict[str, Setting] = {
+            "organs": ",".join(self._foreign(member)),
+            "teacher_shift": shift,
+            "teacher_pieces": self.settings.teacher_pieces,
+        }
         return self._packet("label", news, own, arrays, metrics)
 
     def _weights(self, member: Member) -> dict[str, Arrays]:

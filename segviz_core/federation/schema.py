@@ -91,6 +91,7 @@ REQUEST = Schema(
         "foreign_ramp": (float, 0.0, 1.0),
         "proximal": (float, 0.0, 100.0),
         "teacher_shift": (float, -10.0, 10.0),
+        "teacher_pieces": (float, 0.0, 1.0),
         "send_heads": (bool, 0, 1),
         "fixed_norm": (bool, 0, 1),
         "calibrate": (bool, 0, 1),

@@ -132,6 +132,7 @@ class SiteSession:
             keep=str(request.settings.get("organs", "")).split(","),
             patch_size=self.settings.patch_size,
             shift=float(request.settings.get("teacher_shift", 0.0)),
+            pieces=float(request.settings.get("teacher_pieces", 0.0)),
             on_case=lambda i, n: on_progress("label", i, n),
         )
         return self._reply(request)
