@@ -6,15 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from segviz_core import training, tuning
 from segviz_core.__main__ import main
 from segviz_core.errors import Cancelled
-from segviz_core.experiments import checkpoint
+from segviz_core.experiments import baselines, checkpoint
 from segviz_core.experiments.experiment import run_all, run_one
 from segviz_core.experiments.gallery import chosen_cases
 from segviz_core.experiments.plan import CONFIGS, ROWS, read_plan
 from segviz_core.experiments.results import read_results, rows_of
 from segviz_core.experiments.segviz_rows import study_settings
 from segviz_core.experiments.table import write_table
+from segviz_core.training import cosine
 
 
 def nothing(stage: str, done: int, total: int) -> None:
@@ -82,6 +84,24 @@ def test_augmentation_and_precision_are_the_same_in_every_row(finished) -> None:
     results = read_results(finished[0] / "smoke")
     assert len({json.dumps([result["augmentation"], result["machine"]["precision"]]) for result in results}) == 1
     assert results[0]["augmentation"]["contrast"] > 0
+
+
+@pytest.mark.parametrize("row", ["single", "central-marginal", "fedavg-naive", "condist", "segviz-fedbn", "segviz+"])
+def test_only_averaged_steps_take_the_rate_of_averaged_steps(finished, tmp_path, monkeypatch, row) -> None:
+    rates = set()
+
+    def recorded(step: int, total: int, learning_rate: float) -> float:
+        rates.add(learning_rate)
+        return cosine(step, total, learning_rate)
+
+    for module in (training, tuning, baselines):
+        monkeypatch.setattr(module, "cosine", recorded)
+    run = next(run for run in read_plan(CONFIGS / "smoke.toml") if run.row == row)
+    run = replace(run, setup=replace(run.setup, shared_learning_rate=0.007))
+    run_one(run, tmp_path, finished[1] / "smoke" / "data", on_progress=nothing)
+    alone = run.setup.learning_rate
+    averaged = {"fedavg-naive": {0.007}, "condist": {0.007}}  # no step of theirs is made alone, no head tuned
+    assert rates == averaged.get(row, {alone, 0.007} if row.startswith("segviz") else {alone})
 
 
 def test_finished_runs_are_left_alone(finished) -> None:

@@ -92,7 +92,7 @@ def train_softmax(run: Run, sites: Mapping[str, Site], work: Path, report: Repor
         loss=loss,
         **run.options,
     )
-    flops = flops_of(lambda: share(copy.deepcopy(network), cases, training(run, steps=1), steps_per_round=1))
+    flops = flops_of(lambda: share(copy.deepcopy(network), cases, replace(config, steps=1), steps_per_round=1))
     share(network, cases, config, steps_per_round=setup.steps_per_round, checkpoint=checkpoint, on_round=on_round)
     rounds = 0 if where == "central" else -(-setup.steps_per_site // setup.steps_per_round)
     size = sum(value.nbytes for value in network.state_dict().values())
