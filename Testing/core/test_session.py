@@ -13,7 +13,6 @@ from segviz_core.experiments.runner import run_study
 from segviz_core.federation import session
 from segviz_core.federation.export import meta_model_of
 from segviz_core.federation.packets import Packet
-from segviz_core.federation.pseudo_labels import without_small_pieces
 from segviz_core.federation.session import SiteSession
 from segviz_core.federation.study import Study
 from segviz_core.federation.transport import compact
@@ -187,23 +186,6 @@ def test_experts_logits_are_raised_by_the_teacher_shift_of_the_study(tmp_path):
     seen = (np.abs(logits[0]) < 2) & (np.abs(logits[1]) < 3)  # 8 bits hold these well
     assert seen.sum() > 100
     np.testing.assert_allclose(logits[1][seen] - logits[0][seen], 2, atol=0.15)
-
-
-def test_small_pieces_of_an_experts_organ_are_not_taught_and_two_kidneys_are():
-    target = np.full((40, 12, 12), 20, np.uint8)  # a little everywhere: no piece of its own
-    target[2:10, 2:10, 2:10] = 250  # one kidney
-    target[30:38, 2:10, 2:9] = 200  # the other
-    target[20:23, 2:5, 2:5] = 255  # what an unknown scanner made of something else
-    kept = without_small_pieces(target, 0.3)
-    assert (kept[20:23, 2:5, 2:5] == 0).all()
-    kept[20:23, 2:5, 2:5] = 255
-    assert (kept == target).all()
-    assert (without_small_pieces(target, 0.0) == target).all()
-
-
-def test_organ_that_the_expert_does_not_find_has_no_pieces():
-    nothing = np.full((4, 4, 4), 100, np.uint8)
-    assert (without_small_pieces(nothing, 0.3) == nothing).all()
 
 
 def test_sites_leave_out_the_small_pieces_that_the_study_leaves_out(tmp_path):
