@@ -15,6 +15,7 @@ from torch import Tensor
 from segviz_core.errors import InputError, SegVizError
 from segviz_core.meta_model import MetaModel
 from segviz_core.network import NetworkConfig, SegVizNet, fused_margins
+from segviz_core.precision import Precision, autocast, channels_last
 
 
 class OnePass:
@@ -71,13 +72,14 @@ def margins(
     organs: Sequence[str],
     patch_size: Sequence[int],
     overlap: float = 0.5,
+    precision: Precision = "auto",
     on_window: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Logit of organ minus logit of background, per head, by windows: voxels (X, Y, Z) in [0, 1] -> (K, X, Y, Z).
 
     Windows of `patch_size` with `overlap` are blended with Gaussian weights (method.md section 7); the representation
-    runs once per window. A volume smaller than a patch is padded with 0, air. `on_window(done, total)` may raise
-    Cancelled. The network must be in eval mode.
+    runs once per window, in bf16 where the machine multiplies it (precision.py). A volume smaller than a patch is
+    padded with 0, air. `on_window(done, total)` may raise Cancelled. The network must be in eval mode.
     """
     if network.training:
         raise ValueError("margins: expected a network in eval mode, found train mode")
@@ -91,11 +93,11 @@ def margins(
         if on_window:
             on_window(done, total)
         done += 1
-        return fused_margins(network.representation(window), heads)
+        return fused_margins(network.representation(channels_last(window)), heads).float()
 
     image = torch.from_numpy(np.ascontiguousarray(voxels, np.float32))[None, None].to(device)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(device, precision):
             blended = sliding_window_inference(image, tuple(patch_size), 1, predict, overlap=overlap, mode="gaussian")
     except torch.OutOfMemoryError as error:
         raise _too_large() from error

@@ -18,6 +18,7 @@ from segviz_core import losses
 from segviz_core.batches import Batch, draw_batch
 from segviz_core.cases import Case
 from segviz_core.network import NORM_TYPES, SegVizNet, fused_margins
+from segviz_core.precision import Precision, autocast, channels_last
 
 CLIP_NORM = 5.0
 FLOOR = 0.05
@@ -46,7 +47,7 @@ class TrainingConfig:
     seed_words: tuple[str | int, ...] = (0,)
     patch_sizes: tuple[tuple[int, int, int], ...] = ()
     contrast: float = 0.45
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     coarse: float = 0.0
     fixed_norm: bool = False
 
@@ -101,7 +102,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = cosine(step, total, config.learning_rate)
         batch = draw_step(cases, config, step, organs=own, foreign=foreign).to(device)
-        with autocast(config, device):
+        with autocast(device, config.precision):
             features = network.representation(channels_last(batch.images))
             margins = fused_margins(features, [network.head(organ) for organ in own])
             if foreign:
@@ -174,25 +175,6 @@ def _fix_norm(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, NORM_TYPES):
             layer.eval()
-
-
-def autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
-    """The precision of forward passes: weights, statistics and losses stay fp32 in any case."""
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_bf16(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bf16 in hardware: elsewhere it is slower than fp32, or as slow."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)  # emulated before Ampere
-    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-
-
-def channels_last(images: Tensor) -> Tensor:
-    """The same (B, 1, X, Y, Z) marked as channels-last, which every convolution after it keeps (oneDNN and cuDNN)."""
-    return torch.empty_like(images, memory_format=torch.channels_last_3d).copy_(images)
 
 
 def _count_overlap(overlap: np.ndarray[Any, Any], margins: Tensor, batch: Batch) -> None:

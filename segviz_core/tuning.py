@@ -11,8 +11,9 @@ from scipy.optimize import minimize_scalar
 from segviz_core import losses
 from segviz_core.cases import Case
 from segviz_core.network import SegVizNet, fused_margins
+from segviz_core.precision import autocast, channels_last
 from segviz_core.torch_inference import margins
-from segviz_core.training import TrainingConfig, autocast, channels_last, cosine, draw_step, set_trainable
+from segviz_core.training import TrainingConfig, cosine, draw_step, set_trainable
 
 CHECKS = 4
 """Validation Dice is taken so often during tuning; the best head is kept (early stop)."""
@@ -42,7 +43,7 @@ def tune_heads(
         for group in optimizer.param_groups:
             group["lr"] = cosine(step, config.steps, config.learning_rate)
         batch = draw_step(cases, config, step, organs=own).to(device)
-        with autocast(config, device):
+        with autocast(device, config.precision):
             with torch.no_grad():
                 features = network.representation(channels_last(batch.images))
             predicted = fused_margins(features, [network.head(organ) for organ in own])

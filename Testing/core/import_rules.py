@@ -134,6 +134,7 @@ TORCH = {
     "federation.weights",
     "losses",
     "network",
+    "precision",
     "torch_inference",
     "training",
     "tuning",

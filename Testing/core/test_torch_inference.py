@@ -26,12 +26,23 @@ def network(model):
 
 def test_one_window_gives_what_the_network_gives(network):
     voxels = np.random.default_rng(0).random((16, 16, 16), np.float32)
-    found = margins(network, voxels, organs=["spleen", "liver"], patch_size=(16, 16, 16))
+    found = margins(network, voxels, organs=["spleen", "liver"], patch_size=(16, 16, 16), precision="fp32")
     with torch.no_grad():
         logits = network(torch.from_numpy(voxels)[None, None])
     for values, organ in zip(found, ("spleen", "liver"), strict=True):
         expected = (logits[organ][0, 1] - logits[organ][0, 0]).numpy()
         np.testing.assert_allclose(values, expected, atol=1e-5)
+
+
+def test_whole_volumes_in_bf16_are_close_to_fp32_and_come_as_fp32(network):
+    voxels = np.random.default_rng(0).random((24, 16, 40), np.float32)
+    exact, close = (
+        margins(network, voxels, organs=network.organs, patch_size=(16, 16, 16), precision=precision)
+        for precision in ("fp32", "bf16")
+    )
+    assert close.dtype == np.float32
+    assert np.abs(close - exact).max() < 0.1 * exact.std()
+    assert not np.array_equal(close, exact)
 
 
 def test_a_volume_smaller_than_a_patch_is_padded_with_air(network):

@@ -13,7 +13,6 @@ from segviz_core.network import NetworkConfig, SegVizNet
 from segviz_core.training import (
     Distillation,
     TrainingConfig,
-    computes_bf16,
     draw_step,
     set_trainable,
     step_generator,
@@ -78,20 +77,6 @@ def test_bf16_learns_alike_and_leaves_weights_and_statistics_in_fp32():
         assert dtypes == {torch.float32, torch.int64}  # int64: counters of batches
     assert summaries["bf16"].loss == pytest.approx(summaries["fp32"].loss, rel=0.1)
     assert summaries["bf16"].loss != summaries["fp32"].loss
-
-
-def test_precision_follows_the_processor(monkeypatch):
-    cpu = torch.device("cpu")
-    for able, expected in (
-        ({"avx512_bf16": True}, True),
-        ({"amx_bf16": True}, True),
-        ({"avx2": True}, False),
-        ({}, False),
-    ):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able, raising=False)
-        assert computes_bf16(cpu) is expected
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert not computes_bf16(cpu)
 
 
 def test_distillation_teaches_the_representation_and_leaves_the_foreign_head():

@@ -24,7 +24,8 @@ from segviz_core.federation.synchronization import average_statistics
 from segviz_core.labels import ORGANS
 from segviz_core.losses import soft_dice
 from segviz_core.network import NetworkConfig, unet
-from segviz_core.training import CLIP_NORM, TrainingConfig, autocast, channels_last, cosine, step_generator
+from segviz_core.precision import autocast, channels_last
+from segviz_core.training import CLIP_NORM, TrainingConfig, cosine, step_generator
 
 Loss = Callable[[Tensor, Tensor, int], Tensor]
 Distil = Callable[..., Tensor]
@@ -185,7 +186,7 @@ def _step(
     k = channel if mixed else k
     device = next(network.parameters()).device
     images, mask = channels_last(batch.images.to(device)), batch.masks[:, channel].to(device)
-    with autocast(config, device):
+    with autocast(device, config.precision):
         logits = network(images).float()
         if distil and teacher:
             with torch.no_grad():

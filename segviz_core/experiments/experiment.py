@@ -30,7 +30,7 @@ from segviz_core.experiments.results import summary, write_result
 from segviz_core.experiments.rows import Trained, device_of, train_single, train_softmax
 from segviz_core.experiments.scoring import COLUMNS, label_map, score, test_dice
 from segviz_core.experiments.segviz_rows import train_segviz
-from segviz_core.training import computes_bf16
+from segviz_core.precision import computes_bf16
 
 Progress = Callable[[str, int, int], None]
 
@@ -78,8 +78,7 @@ def run_one(run: Run, work: Path, data_folder: Path, *, on_progress: Progress) -
         if not run.setup.watch or steps % every >= run.setup.steps_per_round or steps < every:
             return {}
         clock.lap("training", steps)
-        with torch.autocast(device_of(run).type, enabled=False):
-            dice = {f"dice/{organ}": value for organ, value in test_dice(predictor, data.tests).items()}
+        dice = {f"dice/{organ}": value for organ, value in test_dice(predictor, data.tests).items()}
         clock.lap("evaluation")
         return dice
 

@@ -20,6 +20,7 @@ from segviz_core.labels import organs_named
 from segviz_core.merging import merge
 from segviz_core.meta_model import OrganEntry
 from segviz_core.network import SegVizNet
+from segviz_core.precision import autocast, channels_last
 from segviz_core.torch_inference import margins
 
 Maps = NDArray[np.float32]
@@ -101,10 +102,13 @@ class Softmax:
         self.network.eval()
         device = next(self.network.parameters()).device
         image = torch.from_numpy(voxels)[None, None].to(device)
-        with torch.inference_mode():
-            logits = sliding_window_inference(
-                image, tuple(self.patch_size), 1, self.network, overlap=0.5, mode="gaussian"
-            )
+
+        def predict(window: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.network(channels_last(window))
+            return logits.float()
+
+        with torch.inference_mode(), autocast(device):
+            logits = sliding_window_inference(image, tuple(self.patch_size), 1, predict, overlap=0.5, mode="gaussian")
         result: Maps = logits[0].float().cpu().numpy()
         return result
 
