@@ -18,6 +18,17 @@ def soft_dice(p: Tensor, target: Tensor, *, smooth: float) -> Tensor:
     return _dice((p * target).sum(), p.sum() + target.sum(), smooth)
 
 
+def competing(margins: Tensor, rivals: Sequence[Sequence[int]]) -> Tensor:
+    """Margins (B, K, X, Y, Z) of organs that exclude each other, organ against all else: background and its rivals.
+
+    Their sigmoid is softmax over 0 (background) and the margins of the organ and of its rivals (positions along K).
+    """
+    margins = _plain(margins)
+    nothing = torch.zeros_like(margins[:, :1])
+    rest = [torch.logsumexp(torch.cat([nothing, margins[:, others]], dim=1), dim=1) for others in map(list, rivals)]
+    return margins - torch.stack(rest, dim=1)
+
+
 def supervised(margins: Tensor, masks: Tensor, annotated: Tensor) -> Tensor:
     """L_sup: Dice (smoothing 1e-5) + binary cross-entropy per own organ, over the cases where it is annotated.
 

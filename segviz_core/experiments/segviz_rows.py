@@ -170,9 +170,10 @@ def _predictors(run: Run, study: Study, work: Path, sites: Mapping[str, Site]) -
     assembled = _assembled(run, study)
     if run.extension != Extension():
         return {"assembled": assembled}
-    predictors: dict[str, Predictor] = {"personal": _personal(run, work, sites), "assembled": assembled}
-    predictors["assembled+recal"] = _recalibrated(run, assembled, sites)
-    if study.settings.mode == "segviz+":
+    competing = study.settings.competing
+    predictors: dict[str, Predictor] = {"personal": _personal(run, work, sites, competing), "assembled": assembled}
+    predictors["assembled+recal"] = _recalibrated(run, assembled, sites, competing)
+    if study.settings.mode == "segviz+" and study.settings.local_steps:
         predictors["experts"] = _experts(run, study.folder, sites)
     return predictors
 
@@ -190,11 +191,12 @@ def _assembled(run: Run, study: Study) -> Heads:
         networks,
         run.setup.patch_size,
         calibration=study.state.calibration,
+        competing=study.settings.competing,
         windows=unit_windows(run.setup),
     )
 
 
-def _personal(run: Run, work: Path, sites: Mapping[str, Site]) -> Heads:
+def _personal(run: Run, work: Path, sites: Mapping[str, Site], competing: bool) -> Heads:
     """Every site's network as it left the last round of local training, for its own organ alone."""
     networks = []
     for organ in sites:
@@ -205,7 +207,8 @@ def _personal(run: Run, work: Path, sites: Mapping[str, Site]) -> Heads:
         network = SegVizNet(NetworkConfig.from_dict(run.setup.network), list(organs))
         network.load_state_dict(weights)
         networks.append((network.eval().to(device_of(run)), (organ,)))
-    return Heads(networks, run.setup.patch_size, exclusive=False, windows=unit_windows(run.setup))
+    windows = unit_windows(run.setup)
+    return Heads(networks, run.setup.patch_size, exclusive=False, competing=competing, windows=windows)
 
 
 def _experts(run: Run, folder: Path, sites: Mapping[str, Site]) -> Heads:
@@ -220,16 +223,22 @@ def _experts(run: Run, folder: Path, sites: Mapping[str, Site]) -> Heads:
     return Heads(networks, run.setup.patch_size, exclusive=False)
 
 
-def _recalibrated(run: Run, assembled: Heads, sites: Mapping[str, Site]) -> Heads:
+def _recalibrated(run: Run, assembled: Heads, sites: Mapping[str, Site], competing: bool) -> Heads:
     """Phase 3: every owner re-tunes its head on the frozen representation, then fits temperature and threshold."""
     networks = copy.deepcopy(list(assembled.networks))
     calibration: dict[str, tuple[float, float]] = {}
     for network, organs in networks:
         for organ in organs:
             site = sites[organ]
-            config = training(run, organ, "recal", steps=run.setup.recal_steps)
+            config = replace(training(run, organ, "recal", steps=run.setup.recal_steps), competing=competing)
             tune_heads(network, site.training_cases, config, organs=(organ,), validation_cases=site.validation_cases)
-            calibration |= calibrate(network, site.validation_cases, organs=(organ,), patch_size=config.patch_size)
+            calibration |= calibrate(
+                network,
+                site.validation_cases,
+                organs=(organ,),
+                patch_size=config.patch_size,
+                competing=competing,
+            )
     return replace(assembled, networks=networks, calibration=calibration)
 
 
@@ -249,6 +258,9 @@ def _flops(run: Run, settings: StudySettings, sites: Mapping[str, Site]) -> int:
         shared = flops_of(lambda: train(together, cases, step, organs=own, distillation=distillation))  # noqa: B023
         leaves = run.extension.leaves == organ
         rounds = last_round(run.extension.after, settings.rounds) if leaves else settings.rounds
+        untaught = min(rounds, round(settings.taught_after * settings.rounds))
+        if not settings.competing:  # foreign heads play no part before they are taught
+            total -= (shared - plain) * untaught * settings.steps_per_round
         total += plain * settings.local_steps + shared * rounds * settings.steps_per_round
         if settings.tune_steps:
             total += settings.tune_steps * flops_of(lambda: tune_heads(together, cases, step, organs=own))  # noqa: B023

@@ -48,18 +48,16 @@ def steps_per_site(settings: StudySettings, amendments: Sequence[tuple[int, str]
 
 def _everything(settings: StudySettings) -> list[Round]:
     rounds = [Round("declare", required=True)]
-    if settings.mode == "segviz+":
+    if settings.mode == "segviz+" and settings.local_steps:
         rounds += [*_local_training(settings), Round("expert", required=True)]
     return rounds + _from_experts_on(settings)
 
 
 def _from_experts_on(settings: StudySettings) -> list[Round]:
-    rounds = []
+    untaught = round(settings.taught_after * settings.rounds) if settings.mode == "segviz+" else 0
+    rounds = _shared_training(settings, settings.rounds, untaught=untaught)
     if settings.mode == "segviz+":
-        rounds.append(Round("label", required=True))
-        if settings.head_steps:
-            rounds.append(_tune(settings, steps=settings.head_steps, calibrate=False))
-    rounds += _shared_training(settings, settings.rounds)
+        rounds[untaught:untaught] = _labelling(settings)
     if settings.heads_at_end:
         rounds.append(Round("heads", required=True))
     if settings.mode == "segviz+" and settings.tune_steps:
@@ -88,7 +86,8 @@ def new_head(settings: StudySettings) -> dict[str, Setting]:
     return {"steps": settings.new_head_steps, "learning_rate": settings.new_head_learning_rate, "calibrate": True}
 
 
-def _shared_training(settings: StudySettings, number: int) -> list[Round]:
+def _shared_training(settings: StudySettings, number: int, *, untaught: int = 0) -> list[Round]:
+    """`number` rounds, the first `untaught` of them without labels of other sites' organs."""
     total = number * settings.steps_per_round
     proximal = settings.proximal
     if proximal is None:  # method.md section 4, defaults
@@ -102,7 +101,7 @@ def _shared_training(settings: StudySettings, number: int) -> list[Round]:
                 "steps": settings.steps_per_round,
                 "total_steps": total,
                 "learning_rate": settings.shared_learning_rate,
-                "foreign_weight": settings.foreign_weight if settings.mode == "segviz+" else 0.0,
+                "foreign_weight": settings.foreign_weight if settings.mode == "segviz+" and i >= untaught else 0.0,
                 "foreign_ramp": settings.foreign_ramp,
                 "proximal": proximal,
                 **({"send_heads": False} if settings.heads_at_end else {}),
@@ -111,6 +110,16 @@ def _shared_training(settings: StudySettings, number: int) -> list[Round]:
         )
         for i in range(number)
     ]
+
+
+def _labelling(settings: StudySettings) -> list[Round]:
+    """An expert came with its Dice; the present model, where it teaches, is judged first."""
+    rounds = [Round("label", required=not settings.taught_after)]  # later on, whoever is away is asked on return
+    if not settings.local_steps:
+        rounds.insert(0, Round("evaluate"))
+    if settings.head_steps:
+        rounds.append(_tune(settings, steps=settings.head_steps, calibrate=False))
+    return rounds
 
 
 def _local_training(settings: StudySettings) -> list[Round]:

@@ -144,7 +144,13 @@ class SiteSession:
             raise InputError(f"train-head: expected organs of {', '.join(self.organs)}, found none of them.")
         network = self._assembled(request)
         metrics = self._tune_heads(network, request, organs, on_progress)
-        dice = validation_dice(network, self.site.validation_cases, organs=organs, patch_size=self.settings.patch_size)
+        dice = validation_dice(
+            network,
+            self.site.validation_cases,
+            organs=organs,
+            patch_size=self.settings.patch_size,
+            competing=self.settings.competing,
+        )
         metrics |= {f"dice/{organ}": d for organ, d in dice.items()}
         return self._reply(request, arrays=_heads(network, organs), metrics=metrics)
 
@@ -210,6 +216,7 @@ class SiteSession:
             self.site.validation_cases if request.settings["calibrate"] else [],
             organs=organs,
             patch_size=self.settings.patch_size,
+            competing=self.settings.competing,
         )
         metrics = {f"temperature/{organ}": t for organ, (t, _) in calibration.items()}
         return metrics | {f"threshold/{organ}": h for organ, (_, h) in calibration.items()}
@@ -220,6 +227,7 @@ class SiteSession:
             self.site.validation_cases,
             organs=self.organs,
             patch_size=self.settings.patch_size,
+            competing=self.settings.competing,
         )
         return self._reply(request, metrics={f"dice/{organ}": d for organ, d in dice.items()})
 
@@ -271,6 +279,7 @@ class SiteSession:
             batch_size=self.settings.batch_size,
             coarse=self.settings.coarse_share,
             contrast=self.settings.contrast,
+            competing=self.settings.competing,
             fixed_norm=bool(request.settings.get("fixed_norm", False)),
             loss="published" if self.settings.loss == "published" else "supervised",
             seed_words=(self.settings.seed, self.settings.site, phase),

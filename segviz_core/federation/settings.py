@@ -26,12 +26,15 @@ class StudySettings:
     """One study. Defaults: method.md section 4; `network` is NetworkConfig.to_dict(), `patch_size` in voxels.
 
     `segviz+` spends `local_steps` per site in phase 1, then `rounds * steps_per_round` together; the `segviz` modes
-    spend only the latter. `loss` is one of LOSSES (losses.py): without it the first in `segviz+`, the second in
-    the `segviz` modes. `head_steps` re-fit the heads to the common representation before phase 2 (method.md 9c),
-    `tune_steps` afterwards (phase 3). `proximal` is mu; None means 0 up to 50 steps per round and 1e-3 above.
-    `bn_stats` "local" leaves the running statistics of norm layers at their sites, as published; the meta-model holds
-    their average either way. In the last `fixed_norm` share of the shared rounds of `segviz+` these statistics stay as
-    they are and are what the sites normalise with. `transport` "fp16" halves the bytes of a round (transport.py).
+    spend only the latter. After the share `taught_after` of the shared rounds of `segviz+` every site gets labels of
+    the organs that it does not annotate: by the experts of phase 1 or, where `local_steps` is 0, by the model as it is
+    then; until then sites train together on their own labels. `loss` is one of LOSSES (losses.py): without it the first
+    in `segviz+`, the second in the `segviz` modes. `head_steps` re-fit the heads to the common representation once
+    there are labels (method.md 9c), `tune_steps` at the end (phase 3). `proximal` is mu; None means 0 up to 50 steps
+    per round and 1e-3 above. `bn_stats` "local" leaves the running statistics of norm layers at their sites, as
+    published; the meta-model holds their average either way. In the last `fixed_norm` share of the shared rounds of
+    `segviz+` these statistics stay as they are and are what the sites normalise with. `transport` "fp16" halves the
+    bytes of a round (transport.py).
 
     `teacher_shift` is added to the logits with which an expert labels the organs that a site does not annotate; pieces
     smaller than the share `teacher_pieces` of an organ's largest piece are then left out (pseudo_labels.py).
@@ -39,6 +42,8 @@ class StudySettings:
     `coarse_share` of the patches are seen at two or three times the contract's spacing: what `segment --fast` and the
     pass that locates the organs need (batches.py). `contrast` bounds the random curve of HU that every patch is seen
     through (method.md 9c; 0: none): sites whose scanners differ little need less of it.
+
+    `competing` organs exclude each other in the losses, too, as soon as sites train together (training.py).
 
     With `heads_at_end` (`segviz` modes only) heads leave their sites once, after the last round.
 
@@ -58,6 +63,7 @@ class StudySettings:
     batch_size: int = 2
     coarse_share: float = 0.1
     contrast: float = 0.45
+    competing: bool = False
     local_steps: int = 16_625
     local_chunks: int = 25
     rounds: int = 25
@@ -68,6 +74,7 @@ class StudySettings:
     shared_learning_rate: float = 1e-4
     foreign_weight: float = 0.5
     foreign_ramp: float = 0.2
+    taught_after: float = 0.0
     teacher_shift: float = 0.0
     teacher_pieces: float = 0.0
     proximal: float | None = None
@@ -106,6 +113,14 @@ class StudySettings:
             raise InputError(f"coarse_share: expected 0 to 0.5, found {self.coarse_share}.")
         if not 0 <= self.contrast < 0.5:
             raise InputError(f"contrast: expected 0 to less than 0.5, found {self.contrast}.")
+        if not 0 <= self.taught_after < 1:
+            raise InputError(f"taught_after: expected 0 to less than 1, found {self.taught_after}.")
+        if not self.local_steps and self.mode == "segviz+" and self.foreign_weight and not self.taught_after:
+            raise InputError(
+                "Expected a teacher for the organs that a site does not annotate, found local_steps = 0 and "
+                "taught_after = 0.",
+                hint="Set local_steps for experts, or taught_after, after which the model itself teaches.",
+            )
         if not -10 <= self.teacher_shift <= 10:
             raise InputError(f"teacher_shift: expected -10 to 10, found {self.teacher_shift}.")
         if not 0 <= self.teacher_pieces <= 1:
@@ -171,6 +186,7 @@ class StudySettings:
             loss=self.loss or LOSSES[self.mode != "segviz+"],
             coarse_share=self.coarse_share,
             contrast=self.contrast,
+            competing=self.competing,
             steps_per_round=self.steps_per_round,
             planned_steps=self.planned_steps,
             most_steps=max(
@@ -196,6 +212,7 @@ class SiteSettings:
     loss: str
     coarse_share: float
     contrast: float
+    competing: bool
     steps_per_round: int
     planned_steps: int
     most_steps: int
