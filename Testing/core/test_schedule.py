@@ -25,7 +25,10 @@ def test_without_experts_the_common_model_teaches_after_a_share_of_the_shared_ro
     ]  # fmt: skip
     training = [r.settings for r in rounds if r.stage == "train"]
     assert [settings["foreign_weight"] for settings in training] == [0.0, 0.0, 0.5, 0.5]
-    assert len({settings["total_steps"] for settings in training}) == 1  # one cosine over both halves
+    steps = training[0]["steps"]
+    assert [settings["first_step"] for settings in training] == [0, steps, 2 * steps, 3 * steps]  # other patches
+    assert [settings["total_steps"] for settings in training] == [2 * steps] * 2 + [4 * steps] * 2
+    assert [settings.get("restart", 0) for settings in training] == [0, 0, 2 * steps, 2 * steps]  # a good teacher
 
 
 def test_a_study_in_which_nobody_teaches_is_refused():

@@ -87,8 +87,8 @@ def new_head(settings: StudySettings) -> dict[str, Setting]:
 
 
 def _shared_training(settings: StudySettings, number: int, *, untaught: int = 0) -> list[Round]:
-    """`number` rounds, the first `untaught` of them without labels of other sites' organs."""
-    total = number * settings.steps_per_round
+    """`number` rounds, the first `untaught` of them without labels of other sites' organs; each part has its cosine."""
+    parts = [untaught * settings.steps_per_round, number * settings.steps_per_round]
     proximal = settings.proximal
     if proximal is None:  # method.md section 4, defaults
         proximal = 1e-3 if settings.steps_per_round > 50 else 0.0
@@ -99,7 +99,8 @@ def _shared_training(settings: StudySettings, number: int, *, untaught: int = 0)
             {
                 "first_step": i * settings.steps_per_round,
                 "steps": settings.steps_per_round,
-                "total_steps": total,
+                "total_steps": parts[i >= untaught],
+                **({"restart": parts[0]} if untaught and i >= untaught else {}),
                 "learning_rate": settings.shared_learning_rate,
                 "foreign_weight": settings.foreign_weight if settings.mode == "segviz+" and i >= untaught else 0.0,
                 "foreign_ramp": settings.foreign_ramp,

@@ -133,6 +133,7 @@ class SiteSession:
             patch_size=self.settings.patch_size,
             shift=float(request.settings.get("teacher_shift", 0.0)),
             pieces=float(request.settings.get("teacher_pieces", 0.0)),
+            competing=self.settings.competing,
             on_case=lambda i, n: on_progress("label", i, n),
         )
         return self._reply(request)
@@ -274,6 +275,7 @@ class SiteSession:
             steps=steps,
             first_step=first_step,
             total_steps=int(request.settings.get("total_steps", steps)),
+            restart=int(request.settings.get("restart", 0)),
             learning_rate=float(request.settings["learning_rate"]),
             patch_size=self.settings.patch_size,
             batch_size=self.settings.batch_size,

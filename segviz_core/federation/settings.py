@@ -28,13 +28,13 @@ class StudySettings:
     `segviz+` spends `local_steps` per site in phase 1, then `rounds * steps_per_round` together; the `segviz` modes
     spend only the latter. After the share `taught_after` of the shared rounds of `segviz+` every site gets labels of
     the organs that it does not annotate: by the experts of phase 1 or, where `local_steps` is 0, by the model as it is
-    then; until then sites train together on their own labels. `loss` is one of LOSSES (losses.py): without it the first
-    in `segviz+`, the second in the `segviz` modes. `head_steps` re-fit the heads to the common representation once
-    there are labels (method.md 9c), `tune_steps` at the end (phase 3). `proximal` is mu; None means 0 up to 50 steps
-    per round and 1e-3 above. `bn_stats` "local" leaves the running statistics of norm layers at their sites, as
-    published; the meta-model holds their average either way. In the last `fixed_norm` share of the shared rounds of
-    `segviz+` these statistics stay as they are and are what the sites normalise with. `transport` "fp16" halves the
-    bytes of a round (transport.py).
+    then; until then sites train together on their own labels, down to the end of a first cosine of the rate. `loss` is
+    one of LOSSES (losses.py): without it the first in `segviz+`, the second in the `segviz` modes. `head_steps` re-fit
+    the heads to the common representation once there are labels (method.md 9c), `tune_steps` at the end (phase 3).
+    `proximal` is mu; None means 0 up to 50 steps per round and 1e-3 above. `bn_stats` "local" leaves the running
+    statistics of norm layers at their sites, as published; the meta-model holds their average either way. In the last
+    `fixed_norm` share of the shared rounds of `segviz+` these statistics stay as they are and are what the sites
+    normalise with. `transport` "fp16" halves the bytes of a round (transport.py).
 
     `teacher_shift` is added to the logits with which an expert labels the organs that a site does not annotate; pieces
     smaller than the share `teacher_pieces` of an organ's largest piece are then left out (pseudo_labels.py).
