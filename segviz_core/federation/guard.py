@@ -20,6 +20,7 @@ MAX_CASES = 100_000
 MAX_UPDATE_NORM = 1e4
 """Far above any honest update: Adam at 1e-3 moves 4.8 M weights by at most 2.2 per step."""
 MAX_VALUE = 1e5
+"""Of a weight; a variance is a square. The deepest features of honest studies have reached variances of 3e5."""
 MEDIAN_FACTOR = 10.0
 
 
@@ -89,8 +90,9 @@ def check_values(arrays: Mapping[str, np.ndarray[Any, Any]], group: str) -> None
     """
     for key, array in arrays.items():
         largest = float(np.abs(array).max()) if array.size else 0.0
-        if largest > (2**53 if key.endswith(COUNTER) else MAX_VALUE):
-            raise InputError(f"{group}: {key}: expected values up to {MAX_VALUE:.0f}, found {largest:.3g}.")
+        limit = 2.0**53 if key.endswith(COUNTER) else MAX_VALUE**2 if key.endswith(VARIANCE) else MAX_VALUE
+        if largest > limit:
+            raise InputError(f"{group}: {key}: expected values up to {limit:.0f}, found {largest:.3g}.")
         if key.endswith((VARIANCE, COUNTER)) and array.size and float(array.min()) < 0:
             raise InputError(f"{group}: {key}: expected no negative value, found {float(array.min()):.3g}.")
 
