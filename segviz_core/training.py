@@ -31,14 +31,13 @@ class TrainingConfig:
     """Settings of one phase: `total_steps` of it, of which a call trains [first_step, first_step + steps).
 
     `loss` is "supervised" (L_sup) or "published" (L_pub). The learning rate falls along one cosine over the whole
-    phase, or begins anew at the step `restart` (SGDR, arXiv 1608.03983). `seed_words` name the stream of patches (study
-    seed, site, phase). With `patch_sizes` every step draws one of them instead of `patch_size`. `contrast` bounds the
-    random curve of HU (method.md 9c; 0: none). `precision` "auto" is bf16 where the processor computes it, else fp32.
-    `coarse` is the share of patches at two or three times the spacing (batches.py). With `fixed_norm` the
-    representation's norm layers normalise as in use, by their running statistics, and leave these as they are: what is
-    trained is what is averaged (FixBN, arXiv 2303.06530). `competing` organs exclude each other in the losses, as they
-    do in the product: own heads against all others of the network, which are frozen (the marginal loss of arXiv
-    2007.03868, for heads).
+    phase. `seed_words` name the stream of patches (study seed, site, phase). With `patch_sizes` every step draws one of
+    them instead of `patch_size`. `contrast` bounds the random curve of HU (method.md 9c; 0: none). `precision` "auto"
+    is bf16 where the processor computes it, else fp32. `coarse` is the share of patches at two or three times the
+    spacing (batches.py). With `fixed_norm` the representation's norm layers normalise as in use, by their running
+    statistics, and leave these as they are: what is trained is what is averaged (FixBN, arXiv 2303.06530). `competing`
+    organs exclude each other in the losses, as they do in the product: own heads against all others of the network,
+    which are frozen (the marginal loss of arXiv 2007.03868, for heads).
     """
 
     steps: int
@@ -47,7 +46,6 @@ class TrainingConfig:
     batch_size: int = 2
     first_step: int = 0
     total_steps: int = 0
-    restart: int = 0
     loss: Literal["supervised", "published"] = "supervised"
     seed_words: tuple[str | int, ...] = (0,)
     patch_sizes: tuple[tuple[int, int, int], ...] = ()
@@ -60,7 +58,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Distillation:
-    """L_for: weight lambda rising from 0 over the first `ramp` share of the cosine, gates g_j per foreign organ."""
+    """L_for: weight lambda rising from 0 over the first `ramp` share of the phase, gates g_j per foreign organ."""
 
     organs: tuple[str, ...]
     weight: float = 0.5
@@ -108,7 +106,7 @@ def train(
     for done in range(config.steps):
         step = config.first_step + done
         for group in optimizer.param_groups:
-            group["lr"] = cosine(step - config.restart, total - config.restart, config.learning_rate)
+            group["lr"] = cosine(step, total, config.learning_rate)
         batch = draw_step(cases, config, step, organs=own, foreign=foreign).to(device)
         with autocast(device, config.precision):
             features = network.representation(channels_last(batch.images))
@@ -122,8 +120,7 @@ def train(
         supervised = losses.supervised if config.loss == "supervised" else losses.published
         loss = supervised(margins, batch.masks, batch.annotated)
         if distillation and foreign:
-            share = (step - config.restart) / max(1, total - config.restart)
-            ramp = min(1.0, share / distillation.ramp) if distillation.ramp else 1.0
+            ramp = min(1.0, step / (distillation.ramp * total)) if distillation.ramp else 1.0
             gates = [(distillation.gates or {}).get(organ, 1.0) for organ in foreign]
             loss = loss + ramp * distillation.weight * losses.distillation(foreign_margins, batch.targets, gates)
         if proximal:

@@ -18,26 +18,6 @@ def test_segviz_plus_trains_alone_then_labels_once_then_together():
     ]  # fmt: skip
 
 
-def test_without_experts_the_common_model_teaches_after_a_share_of_the_shared_rounds():
-    rounds = schedule(StudySettings("s", local_steps=0, rounds=4, taught_after=0.5, tune_steps=5))
-    assert [r.stage for r in rounds] == [
-        "declare", "train", "train", "evaluate", "label", "train", "train", "tune", "evaluate", "deliver",
-    ]  # fmt: skip
-    training = [r.settings for r in rounds if r.stage == "train"]
-    assert [settings["foreign_weight"] for settings in training] == [0.0, 0.0, 0.5, 0.5]
-    steps = training[0]["steps"]
-    assert [settings["first_step"] for settings in training] == [0, steps, 2 * steps, 3 * steps]  # other patches
-    assert [settings["total_steps"] for settings in training] == [2 * steps] * 2 + [4 * steps] * 2
-    assert [settings.get("restart", 0) for settings in training] == [0, 0, 2 * steps, 2 * steps]  # a good teacher
-
-
-def test_a_study_in_which_nobody_teaches_is_refused():
-    with pytest.raises(InputError, match=r"Expected a teacher .* found local_steps = 0 and taught_after = 0"):
-        StudySettings("s", local_steps=0)
-    with pytest.raises(InputError, match="taught_after: expected 0 to less than 1, found 1"):
-        StudySettings("s", taught_after=1)
-
-
 def test_faithful_segviz_only_trains_together():
     assert stages(mode="segviz-fedbn", rounds=2) == ["declare", "train", "train", "evaluate", "deliver"]
 

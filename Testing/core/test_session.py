@@ -13,13 +13,11 @@ from segviz_core.experiments.runner import run_study
 from segviz_core.federation import session
 from segviz_core.federation.export import meta_model_of
 from segviz_core.federation.packets import Packet
-from segviz_core.federation.pseudo_labels import Teacher, soft_maps
 from segviz_core.federation.session import SiteSession
 from segviz_core.federation.study import Study
 from segviz_core.federation.transport import compact
-from segviz_core.federation.weights import create_study, load_arrays
+from segviz_core.federation.weights import create_study
 from segviz_core.meta_model import MetaModel
-from segviz_core.network import NetworkConfig, SegVizNet
 from segviz_core.openvino_graph import build_graph
 from segviz_core.training import train
 
@@ -176,32 +174,6 @@ def test_soft_maps_are_zero_inside_the_sites_own_organ(finished):
         for target in case.targets.values():
             assert target.dtype == np.uint8
             assert not target[case.masks["spleen"]].any()
-
-
-def test_the_common_model_teaches_what_it_knows_when_its_share_of_the_rounds_is_over(tmp_path):
-    settings = toy_settings(local_steps=0, rounds=4, taught_after=0.5, teacher_shift=3.0, coarse_share=0.0)
-    create_study(tmp_path / "study", settings)
-    study, sites = Study(tmp_path / "study"), sessions(tmp_path, settings)
-    case = sites["2"].site.training_cases[0]
-    expected, seen = {}, []
-
-    def on_round(row):
-        seen.append((row["stage"], sorted(case.targets)))
-        if row["stage"] == "evaluate" and not expected:
-            network = SegVizNet(NetworkConfig.from_dict(settings.network), list(study.state.heads)).eval()
-            load_arrays(network.representation, study.state.representation)
-            for organ, head in study.state.heads.items():
-                load_arrays(network.head(organ), head)
-            teacher = Teacher(network, {"liver": 1.0, "kidneys": 1.0})
-            expected.update(soft_maps(case, [teacher], patch_size=settings.patch_size))  # not raised: no expert
-            assert set(study.state.gates) == {"liver", "spleen", "kidneys"} or not sites["1"].site.validation_cases
-
-    run_study(study, {node: site.handle for node, site in sites.items()}, on_round=on_round)
-    assert [stage for stage, known in seen if not known] == ["declare", "train", "train", "evaluate"]
-    assert set(case.targets) == {"liver", "kidneys"}
-    for organ, target in case.targets.items():
-        assert np.abs(np.asarray(target).astype(int) - expected[organ]).max() <= 1
-    assert not list((tmp_path / "study" / "experts").glob("*"))
 
 
 def test_experts_logits_are_raised_by_the_teacher_shift_of_the_study(tmp_path):

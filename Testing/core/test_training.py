@@ -44,23 +44,6 @@ def test_sixty_steps_find_a_bright_box(trained):
     assert 0 <= summary.dice["liver"] <= 1
 
 
-def test_the_rate_falls_along_a_second_cosine_from_the_restart_on():
-    rates = []
-
-    class Watched(torch.optim.SGD):
-        def step(self):
-            rates.append(self.param_groups[0]["lr"])
-
-    network = network_of("liver")
-    optimizer = Watched(network.parameters(), 1.0)
-    cases = toy_site("liver").training_cases
-    for restart, first, total in ((0, 0, 4), (4, 4, 8)):
-        config = TrainingConfig(4, 1.0, PATCH, first_step=first, total_steps=total, restart=restart)
-        train(network, cases, config, optimizer=optimizer)
-    assert rates[0] == rates[4] == 1
-    assert rates[:4] == rates[4:] == sorted(rates[:4], reverse=True)
-
-
 def test_training_in_two_halves_equals_training_at_once():
     site = toy_site("liver")
     at_once, halves = network_of("liver"), network_of("liver")

@@ -173,7 +173,7 @@ def _predictors(run: Run, study: Study, work: Path, sites: Mapping[str, Site]) -
     competing = study.settings.competing
     predictors: dict[str, Predictor] = {"personal": _personal(run, work, sites, competing), "assembled": assembled}
     predictors["assembled+recal"] = _recalibrated(run, assembled, sites, competing)
-    if study.settings.mode == "segviz+" and study.settings.local_steps:
+    if study.settings.mode == "segviz+":
         predictors["experts"] = _experts(run, study.folder, sites)
     return predictors
 
@@ -258,9 +258,6 @@ def _flops(run: Run, settings: StudySettings, sites: Mapping[str, Site]) -> int:
         shared = flops_of(lambda: train(together, cases, step, organs=own, distillation=distillation))  # noqa: B023
         leaves = run.extension.leaves == organ
         rounds = last_round(run.extension.after, settings.rounds) if leaves else settings.rounds
-        untaught = min(rounds, round(settings.taught_after * settings.rounds))
-        if not settings.competing:  # foreign heads play no part before they are taught
-            total -= (shared - plain) * untaught * settings.steps_per_round
         total += plain * settings.local_steps + shared * rounds * settings.steps_per_round
         if settings.tune_steps:
             total += settings.tune_steps * flops_of(lambda: tune_heads(together, cases, step, organs=own))  # noqa: B023

@@ -54,7 +54,7 @@ def aggregate(
         "train-head": lambda: _take_new_heads(replies, state, template),
         "train": lambda: _average_round(replies, state, settings, template),
         "tune": lambda: _take_tuned_heads(replies, state, template),
-        "evaluate": lambda: _judge(replies, state),
+        "evaluate": lambda: state.dice.update(_mean_metric(replies, state, "dice")),
     }
     if replies.sites and stage in steps:
         steps[stage]()
@@ -75,12 +75,6 @@ def _take_heads(replies: Replies, state: StudyState, template: Template) -> None
         if owners := replies.owners(organ):
             largest = max(owners, key=lambda site: _cases(state, site, organ))
             state.heads[organ] = replies.group(largest, f"head/{organ}", list(template.head))
-
-
-def _judge(replies: Replies, state: StudyState) -> None:
-    """Dice of the model at its owners' validation cases: what it reports, and how far it may teach."""
-    state.dice.update(_mean_metric(replies, state, "dice"))
-    _set_gates(replies, state)
 
 
 def _set_gates(replies: Replies, state: StudyState) -> None:

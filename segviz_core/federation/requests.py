@@ -76,7 +76,7 @@ class Requests:
         return self._packet(stage, news, own, self._weights(member), metrics)
 
     def _lacking_maps(self, member: Member) -> list[str]:
-        if not self.round.settings["foreign_weight"]:
+        if self.settings.mode != "segviz+" or not self.settings.foreign_weight:
             return []
         return [organ for organ in self._foreign(member) if organ not in member.labelled]
 
@@ -102,7 +102,7 @@ class Requests:
         if untaught := sorted(left - taught):
             arrays[f"expert/{len(others)}/representation"] = self.state.representation
             arrays |= {f"expert/{len(others)}/head/{organ}": self.state.heads[organ] for organ in untaught}
-        shift = self.settings.teacher_shift if taught else 0.0  # the present model knows all scanners
+        shift = 0.0 if self.last_model_teaches else self.settings.teacher_shift  # that model knows all scanners
         own: dict[str, Setting] = {
             "organs": ",".join(self._foreign(member)),
             "teacher_shift": shift,

@@ -48,16 +48,18 @@ def steps_per_site(settings: StudySettings, amendments: Sequence[tuple[int, str]
 
 def _everything(settings: StudySettings) -> list[Round]:
     rounds = [Round("declare", required=True)]
-    if settings.mode == "segviz+" and settings.local_steps:
+    if settings.mode == "segviz+":
         rounds += [*_local_training(settings), Round("expert", required=True)]
     return rounds + _from_experts_on(settings)
 
 
 def _from_experts_on(settings: StudySettings) -> list[Round]:
-    untaught = round(settings.taught_after * settings.rounds) if settings.mode == "segviz+" else 0
-    rounds = _shared_training(settings, settings.rounds, untaught=untaught)
+    rounds = []
     if settings.mode == "segviz+":
-        rounds[untaught:untaught] = _labelling(settings)
+        rounds.append(Round("label", required=True))
+        if settings.head_steps:
+            rounds.append(_tune(settings, steps=settings.head_steps, calibrate=False))
+    rounds += _shared_training(settings, settings.rounds)
     if settings.heads_at_end:
         rounds.append(Round("heads", required=True))
     if settings.mode == "segviz+" and settings.tune_steps:
@@ -86,9 +88,8 @@ def new_head(settings: StudySettings) -> dict[str, Setting]:
     return {"steps": settings.new_head_steps, "learning_rate": settings.new_head_learning_rate, "calibrate": True}
 
 
-def _shared_training(settings: StudySettings, number: int, *, untaught: int = 0) -> list[Round]:
-    """`number` rounds, the first `untaught` of them without labels of other sites' organs; each part has its cosine."""
-    parts = [untaught * settings.steps_per_round, number * settings.steps_per_round]
+def _shared_training(settings: StudySettings, number: int) -> list[Round]:
+    total = number * settings.steps_per_round
     proximal = settings.proximal
     if proximal is None:  # method.md section 4, defaults
         proximal = 1e-3 if settings.steps_per_round > 50 else 0.0
@@ -99,10 +100,9 @@ def _shared_training(settings: StudySettings, number: int, *, untaught: int = 0)
             {
                 "first_step": i * settings.steps_per_round,
                 "steps": settings.steps_per_round,
-                "total_steps": parts[i >= untaught],
-                **({"restart": parts[0]} if untaught and i >= untaught else {}),
+                "total_steps": total,
                 "learning_rate": settings.shared_learning_rate,
-                "foreign_weight": settings.foreign_weight if settings.mode == "segviz+" and i >= untaught else 0.0,
+                "foreign_weight": settings.foreign_weight if settings.mode == "segviz+" else 0.0,
                 "foreign_ramp": settings.foreign_ramp,
                 "proximal": proximal,
                 **({"send_heads": False} if settings.heads_at_end else {}),
@@ -111,16 +111,6 @@ def _shared_training(settings: StudySettings, number: int, *, untaught: int = 0)
         )
         for i in range(number)
     ]
-
-
-def _labelling(settings: StudySettings) -> list[Round]:
-    """An expert came with its Dice; the present model, where it teaches, is judged first."""
-    rounds = [Round("label", required=not settings.taught_after)]  # later on, whoever is away is asked on return
-    if not settings.local_steps:
-        rounds.insert(0, Round("evaluate"))
-    if settings.head_steps:
-        rounds.append(_tune(settings, steps=settings.head_steps, calibrate=False))
-    return rounds
 
 
 def _local_training(settings: StudySettings) -> list[Round]:

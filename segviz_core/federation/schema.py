@@ -86,7 +86,6 @@ REQUEST = Schema(
         "first_step": (int, 0, 10_000_000),
         "steps": (int, 0, 10_000_000),
         "total_steps": (int, 0, 10_000_000),
-        "restart": (int, 0, 10_000_000),
         "learning_rate": (float, 0.0, 1.0),
         "foreign_weight": (float, 0.0, 100.0),
         "foreign_ramp": (float, 0.0, 1.0),

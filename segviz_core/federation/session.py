@@ -275,7 +275,6 @@ class SiteSession:
             steps=steps,
             first_step=first_step,
             total_steps=int(request.settings.get("total_steps", steps)),
-            restart=int(request.settings.get("restart", 0)),
             learning_rate=float(request.settings["learning_rate"]),
             patch_size=self.settings.patch_size,
             batch_size=self.settings.batch_size,

@@ -26,15 +26,12 @@ class StudySettings:
     """One study. Defaults: method.md section 4; `network` is NetworkConfig.to_dict(), `patch_size` in voxels.
 
     `segviz+` spends `local_steps` per site in phase 1, then `rounds * steps_per_round` together; the `segviz` modes
-    spend only the latter. After the share `taught_after` of the shared rounds of `segviz+` every site gets labels of
-    the organs that it does not annotate: by the experts of phase 1 or, where `local_steps` is 0, by the model as it is
-    then; until then sites train together on their own labels, down to the end of a first cosine of the rate. `loss` is
-    one of LOSSES (losses.py): without it the first in `segviz+`, the second in the `segviz` modes. `head_steps` re-fit
-    the heads to the common representation once there are labels (method.md 9c), `tune_steps` at the end (phase 3).
-    `proximal` is mu; None means 0 up to 50 steps per round and 1e-3 above. `bn_stats` "local" leaves the running
-    statistics of norm layers at their sites, as published; the meta-model holds their average either way. In the last
-    `fixed_norm` share of the shared rounds of `segviz+` these statistics stay as they are and are what the sites
-    normalise with. `transport` "fp16" halves the bytes of a round (transport.py).
+    spend only the latter. `loss` is one of LOSSES (losses.py): without it the first in `segviz+`, the second in
+    the `segviz` modes. `head_steps` re-fit the heads to the common representation before phase 2 (method.md 9c),
+    `tune_steps` afterwards (phase 3). `proximal` is mu; None means 0 up to 50 steps per round and 1e-3 above.
+    `bn_stats` "local" leaves the running statistics of norm layers at their sites, as published; the meta-model holds
+    their average either way. In the last `fixed_norm` share of the shared rounds of `segviz+` these statistics stay as
+    they are and are what the sites normalise with. `transport` "fp16" halves the bytes of a round (transport.py).
 
     `teacher_shift` is added to the logits with which an expert labels the organs that a site does not annotate; pieces
     smaller than the share `teacher_pieces` of an organ's largest piece are then left out (pseudo_labels.py).
@@ -74,7 +71,6 @@ class StudySettings:
     shared_learning_rate: float = 1e-4
     foreign_weight: float = 0.5
     foreign_ramp: float = 0.2
-    taught_after: float = 0.0
     teacher_shift: float = 0.0
     teacher_pieces: float = 0.0
     proximal: float | None = None
@@ -113,14 +109,6 @@ class StudySettings:
             raise InputError(f"coarse_share: expected 0 to 0.5, found {self.coarse_share}.")
         if not 0 <= self.contrast < 0.5:
             raise InputError(f"contrast: expected 0 to less than 0.5, found {self.contrast}.")
-        if not 0 <= self.taught_after < 1:
-            raise InputError(f"taught_after: expected 0 to less than 1, found {self.taught_after}.")
-        if not self.local_steps and self.mode == "segviz+" and self.foreign_weight and not self.taught_after:
-            raise InputError(
-                "Expected a teacher for the organs that a site does not annotate, found local_steps = 0 and "
-                "taught_after = 0.",
-                hint="Set local_steps for experts, or taught_after, after which the model itself teaches.",
-            )
         if not -10 <= self.teacher_shift <= 10:
             raise InputError(f"teacher_shift: expected -10 to 10, found {self.teacher_shift}.")
         if not 0 <= self.teacher_pieces <= 1:
