@@ -24,9 +24,10 @@ def competing(margins: Tensor, rivals: Sequence[Sequence[int]]) -> Tensor:
     Their sigmoid is softmax over 0 (background) and the margins of the organ and of its rivals (positions along K).
     """
     margins = _plain(margins)
-    nothing = torch.zeros_like(margins[:, :1])
-    rest = [torch.logsumexp(torch.cat([nothing, margins[:, others]], dim=1), dim=1) for others in map(list, rivals)]
-    return margins - torch.stack(rest, dim=1)
+    largest = margins.detach().amax(dim=1).clamp(min=0)  # so that no exponential overflows
+    nothing, parts = torch.exp(-largest), torch.exp(margins - largest[:, None]).unbind(dim=1)
+    rest = torch.stack([sum((parts[j] for j in others), start=nothing) for others in rivals], dim=1)
+    return margins - largest[:, None] - torch.log(rest.clamp(min=1e-37))  # by then the organ is sure by 85
 
 
 def supervised(margins: Tensor, masks: Tensor, annotated: Tensor) -> Tensor:

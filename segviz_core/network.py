@@ -10,6 +10,8 @@ from monai.networks.nets import UNet
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from segviz_core.activation import prelu, quicken
+
 NORM_TYPES = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 """Norm layers are found by type, never by a fragment of their name (method.md 5.2)."""
 
@@ -194,7 +196,7 @@ def _diagonal(kernels: Sequence[Tensor]) -> Tensor:
 def _prelu(x: Tensor, slopes: Tensor) -> Tensor:
     """PReLU with one slope per channel, over rows of (Z, C): a loop over two channels alone would not be vectorised."""
     rows = x.permute(0, 2, 3, 4, 1).flatten(3).flatten(0, 2)
-    return F.prelu(rows, slopes.repeat(x.shape[4])).reshape(*x.shape[:1], *x.shape[2:], -1).permute(0, 4, 1, 2, 3)
+    return prelu(rows, slopes.repeat(x.shape[4])).reshape(*x.shape[:1], *x.shape[2:], -1).permute(0, 4, 1, 2, 3)
 
 
 def _fused_batch_norm(x: Tensor, norms: Sequence[nn.BatchNorm3d]) -> Tensor:
@@ -224,7 +226,7 @@ def _present(value: Tensor | None) -> Tensor:
 
 def unet(config: NetworkConfig, *, channels: int = 2, norm: str = "batch") -> UNet:
     """MONAI's network, uncut, with `channels` outputs."""
-    return UNet(
+    network = UNet(
         spatial_dims=3,
         in_channels=1,
         out_channels=channels,
@@ -233,3 +235,5 @@ def unet(config: NetworkConfig, *, channels: int = 2, norm: str = "batch") -> UN
         num_res_units=config.num_res_units,
         norm=NORMS[norm],
     )
+    quicken(network)
+    return network

@@ -30,6 +30,7 @@ STANDARD_LIBRARY = {
 """Import nothing but the standard library: the start of the command line, and what Slicer's process reads."""
 
 WITHOUT_TORCH = {
+    "activation",
     "cases",
     "deployment",
     "dicom_series",

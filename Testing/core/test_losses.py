@@ -64,6 +64,14 @@ def test_competing_margins_give_one_softmax_over_background_and_all_organs():
     assert torch.allclose(p, expected, atol=1e-6)
 
 
+def test_competing_margins_stay_finite_however_sure_the_heads_are():
+    margins = torch.tensor([400.0, -400.0, 300.0]).reshape(1, 3, 1, 1, 1).requires_grad_()
+    found = competing(margins, [[1, 2], [0, 2], [0, 1]])
+    assert found.flatten().tolist() == pytest.approx([85, -800, -100], abs=1)
+    found.sum().backward()
+    assert torch.isfinite(margins.grad).all()
+
+
 def test_an_organ_without_rivals_competes_with_background_alone():
     margins = torch.randn(1, 2, *SHAPE)
     assert torch.allclose(competing(margins, [[], []]), margins)
