@@ -3,7 +3,7 @@
 Standard library only: Slicer's process imports this module.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -124,13 +124,3 @@ def organs_named(names: Iterable[str]) -> dict[str, Organ]:
         organs[name] = Organ(name, title, FIRST_FREE_VALUE + new, color, "SCT^85756007^Tissue")
         new += 1
     return organs
-
-
-def rivals_of(names: Sequence[str]) -> list[list[int]]:
-    """For each organ the positions of those that exclude it: the others of its group.
-
-    >>> rivals_of(["spleen", "liver", "aorta"])
-    [[1, 2], [0, 2], [0, 1]]
-    """
-    groups = [organ.group for organ in organs_named(names).values()]
-    return [[j for j, other in enumerate(groups) if j != i and other == group] for i, group in enumerate(groups)]

@@ -18,18 +18,6 @@ def soft_dice(p: Tensor, target: Tensor, *, smooth: float) -> Tensor:
     return _dice((p * target).sum(), p.sum() + target.sum(), smooth)
 
 
-def competing(margins: Tensor, rivals: Sequence[Sequence[int]]) -> Tensor:
-    """Margins (B, K, X, Y, Z) of organs that exclude each other, organ against all else: background and its rivals.
-
-    Their sigmoid is softmax over 0 (background) and the margins of the organ and of its rivals (positions along K).
-    """
-    margins = _plain(margins)
-    largest = margins.detach().amax(dim=1).clamp(min=0)  # so that no exponential overflows
-    nothing, parts = torch.exp(-largest), torch.exp(margins - largest[:, None]).unbind(dim=1)
-    rest = torch.stack([sum((parts[j] for j in others), start=nothing) for others in rivals], dim=1)
-    return margins - largest[:, None] - torch.log(rest.clamp(min=1e-37))  # by then the organ is sure by 85
-
-
 def supervised(margins: Tensor, masks: Tensor, annotated: Tensor) -> Tensor:
     """L_sup: Dice (smoothing 1e-5) + binary cross-entropy per own organ, over the cases where it is annotated.
 

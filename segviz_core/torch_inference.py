@@ -12,9 +12,7 @@ from monai.inferers.utils import sliding_window_inference
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segviz_core import losses
 from segviz_core.errors import InputError, SegVizError
-from segviz_core.labels import rivals_of
 from segviz_core.meta_model import MetaModel
 from segviz_core.network import NetworkConfig, SegVizNet, fused_margins
 from segviz_core.precision import Precision, autocast, channels_last
@@ -74,7 +72,6 @@ def margins(
     organs: Sequence[str],
     patch_size: Sequence[int],
     overlap: float = 0.5,
-    competing: bool = False,
     precision: Precision = "auto",
     on_window: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
@@ -82,13 +79,11 @@ def margins(
 
     Windows of `patch_size` with `overlap` are blended with Gaussian weights (method.md section 7); the representation
     runs once per window, in bf16 where the machine multiplies it (precision.py). A volume smaller than a patch is
-    padded with 0, air. With `competing` a margin is that of the organ against all other heads of the network, too
-    (losses.competing). `on_window(done, total)` may raise Cancelled. The network must be in eval mode.
+    padded with 0, air. `on_window(done, total)` may raise Cancelled. The network must be in eval mode.
     """
     if network.training:
         raise ValueError("margins: expected a network in eval mode, found train mode")
-    names = (*organs, *(organ for organ in network.organs if competing and organ not in organs))
-    heads, rivals = [network.head(organ) for organ in names], rivals_of(names)
+    heads = [network.head(organ) for organ in organs]
     device = next(network.parameters()).device
     total = _window_count(voxels.shape, patch_size, overlap)
     done = 0
@@ -98,8 +93,7 @@ def margins(
         if on_window:
             on_window(done, total)
         done += 1
-        found = fused_margins(network.representation(channels_last(window)), heads).float()
-        return losses.competing(found, rivals)[:, : len(organs)] if competing else found
+        return fused_margins(network.representation(channels_last(window)), heads).float()
 
     image = torch.from_numpy(np.ascontiguousarray(voxels, np.float32))[None, None].to(device)
     try:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from segviz_core import losses
 from segviz_core.batches import Batch, draw_batch
 from segviz_core.cases import Case
-from segviz_core.labels import rivals_of
 from segviz_core.network import NORM_TYPES, SegVizNet, fused_margins
 from segviz_core.precision import Precision, autocast, channels_last
 
@@ -35,9 +34,7 @@ class TrainingConfig:
     them instead of `patch_size`. `contrast` bounds the random curve of HU (method.md 9c; 0: none). `precision` "auto"
     is bf16 where the processor computes it, else fp32. `coarse` is the share of patches at two or three times the
     spacing (batches.py). With `fixed_norm` the representation's norm layers normalise as in use, by their running
-    statistics, and leave these as they are: what is trained is what is averaged (FixBN, arXiv 2303.06530). `competing`
-    organs exclude each other in the losses, as they do in the product: own heads against all others of the network,
-    which are frozen (the marginal loss of arXiv 2007.03868, for heads).
+    statistics, and leave these as they are: what is trained is what is averaged (FixBN, arXiv 2303.06530).
     """
 
     steps: int
@@ -53,7 +50,6 @@ class TrainingConfig:
     precision: Precision = "auto"
     coarse: float = 0.0
     fixed_norm: bool = False
-    competing: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,8 +89,6 @@ def train(
     """
     own = tuple(organs or network.organs)
     foreign = distillation.organs if distillation else ()
-    others = (*foreign, *(o for o in network.organs if config.competing and o not in (*own, *foreign)))
-    rivals = rivals_of((*own, *others))
     parameters = set_trainable(network, own=own)
     if config.fixed_norm:
         _fix_norm(network.representation)
@@ -111,12 +105,8 @@ def train(
         with autocast(device, config.precision):
             features = network.representation(channels_last(batch.images))
             margins = fused_margins(features, [network.head(organ) for organ in own])
-            if others:
-                other_margins = fused_margins(features, [network.head(organ) for organ in others])
-                margins = torch.cat([margins, other_margins], dim=1)
-        if config.competing:
-            margins = losses.competing(margins, rivals)
-        margins, foreign_margins = margins[:, : len(own)], margins[:, len(own) : len(own) + len(foreign)]
+            if foreign:
+                foreign_margins = fused_margins(features, [network.head(organ) for organ in foreign])
         supervised = losses.supervised if config.loss == "supervised" else losses.published
         loss = supervised(margins, batch.masks, batch.annotated)
         if distillation and foreign:

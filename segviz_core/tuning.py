@@ -10,7 +10,6 @@ from scipy.optimize import minimize_scalar
 
 from segviz_core import losses
 from segviz_core.cases import Case
-from segviz_core.labels import rivals_of
 from segviz_core.network import SegVizNet, fused_margins
 from segviz_core.precision import autocast, channels_last
 from segviz_core.torch_inference import margins
@@ -32,12 +31,9 @@ def tune_heads(
 ) -> None:
     """Train the heads of `organs` on L_sup in place; the representation stays as it is, its norm layers too.
 
-    With validation cases the heads of the best check are kept, else the last ones. With `config.competing` they
-    compete with all other heads of the network, which stay as they are, too.
+    With validation cases the heads of the best check are kept, else the last ones.
     """
     own, device = tuple(organs), next(network.parameters()).device
-    others = [organ for organ in network.organs if config.competing and organ not in own]
-    rivals = rivals_of((*own, *others))
     parameters = set_trainable(network, own=own, representation=False)
     optimizer = torch.optim.Adam(parameters, config.learning_rate, fused=True)
     best = {organ: (-1.0, copy.deepcopy(network.head(organ).state_dict())) for organ in own}
@@ -51,12 +47,6 @@ def tune_heads(
             with torch.no_grad():
                 features = network.representation(channels_last(batch.images))
             predicted = fused_margins(features, [network.head(organ) for organ in own])
-            if others:
-                with torch.no_grad():
-                    other = fused_margins(features, [network.head(organ) for organ in others])
-                predicted = torch.cat([predicted, other], dim=1)
-        if config.competing:
-            predicted = losses.competing(predicted, rivals)[:, : len(own)]
         loss = losses.supervised(predicted, batch.masks, batch.annotated)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -74,24 +64,14 @@ def tune_heads(
 
 
 def calibrate(
-    network: SegVizNet,
-    cases: Sequence[Case],
-    *,
-    organs: Sequence[str],
-    patch_size: Sequence[int],
-    competing: bool = False,
+    network: SegVizNet, cases: Sequence[Case], *, organs: Sequence[str], patch_size: Sequence[int]
 ) -> dict[str, tuple[float, float]]:
-    """Temperature (least cross-entropy) and threshold (best mean Dice) per organ on `cases`; (1, .5) without cases.
-
-    With `competing` against all heads of the network, as in `tune_heads`.
-    """
+    """Temperature (least cross-entropy) and threshold (best mean Dice) per organ on `cases`; (1, .5) without cases."""
     result = dict.fromkeys(organs, (1.0, 0.5))
     if not cases:
         return result
     network.eval()
-    maps = [
-        margins(network, case.intensities, organs=organs, patch_size=patch_size, competing=competing) for case in cases
-    ]
+    maps = [margins(network, case.intensities, organs=organs, patch_size=patch_size) for case in cases]
     for k, organ in enumerate(organs):
         pairs = [(m[k], case.masks[organ]) for m, case in zip(maps, cases, strict=True) if organ in case.masks]
         if not pairs or not any(mask.any() for _, mask in pairs):
@@ -106,25 +86,20 @@ def calibrate(
 
 
 def _dice(network: SegVizNet, cases: Sequence[Case], organs: Sequence[str], config: TrainingConfig) -> dict[str, float]:
-    return validation_dice(network, cases, organs=organs, patch_size=config.patch_size, competing=config.competing)
+    return validation_dice(network, cases, organs=organs, patch_size=config.patch_size)
 
 
 def validation_dice(
-    network: SegVizNet,
-    cases: Sequence[Case],
-    *,
-    organs: Sequence[str],
-    patch_size: Sequence[int],
-    competing: bool = False,
+    network: SegVizNet, cases: Sequence[Case], *, organs: Sequence[str], patch_size: Sequence[int]
 ) -> dict[str, float]:
     """Mean whole-volume Dice per organ on the network's grid, each head thresholded at .5.
 
-    With `competing` against all heads of the network, as in `tune_heads`. Organs that no case annotates are left out.
+    Organs that no case annotates are left out.
     """
     network.eval()
     scores: dict[str, list[float]] = {}
     for case in cases:
-        maps = margins(network, case.intensities, organs=organs, patch_size=patch_size, competing=competing)
+        maps = margins(network, case.intensities, organs=organs, patch_size=patch_size)
         for k, organ in enumerate(organs):
             if organ in case.masks:
                 scores.setdefault(organ, []).append(_overlap(maps[k] > 0, case.masks[organ]))

@@ -30,7 +30,6 @@ STANDARD_LIBRARY = {
 """Import nothing but the standard library: the start of the command line, and what Slicer's process reads."""
 
 WITHOUT_TORCH = {
-    "activation",
     "cases",
     "deployment",
     "dicom_series",
@@ -114,6 +113,7 @@ WITHOUT_TORCH = {
 """Neither torch nor Flower; they also run on Slicer's Python 3.12."""
 
 TORCH = {
+    "activation",
     "batches",
     "evaluation",
     "experiments.acceptance",

@@ -1,13 +1,11 @@
 """Names, values and colours of organs."""
 
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 
-from segviz_core import labels
-from segviz_core.labels import CURVE_COLORS, ORGANS, OTHER_CURVE_COLOR, organs_named, rivals_of
+from segviz_core.labels import CURVE_COLORS, ORGANS, OTHER_CURVE_COLOR, organs_named
 
 # Machado, Oliveira and Fernandes 2009, severity 1: how linear sRGB looks without one kind of cone.
 VISION = {
@@ -48,12 +46,6 @@ def test_unknown_organs_get_the_free_values_in_the_order_of_their_names() -> Non
     assert {name: organ.value for name, organ in organs.items()} == {"spleen": 2, "stomach": 7, "aorta": 8}
     assert organs["spleen"] is ORGANS["spleen"]
     assert organs["stomach"].color != organs["aorta"].color
-
-
-def test_organs_of_one_group_are_rivals_and_a_tumour_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    tumour = replace(ORGANS["liver"], name="liver_tumour", value=90, group="tumours")
-    monkeypatch.setattr(labels, "ORGANS", {**ORGANS, "liver_tumour": tumour})
-    assert rivals_of(["liver", "liver_tumour", "aorta"]) == [[2], [], [0]]
 
 
 def test_every_known_organ_has_a_curve_of_its_own_colour() -> None:

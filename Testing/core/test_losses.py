@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.losses import DiceLoss
 
-from segviz_core.losses import competing, distillation, published, soft_dice, supervised
+from segviz_core.losses import distillation, published, soft_dice, supervised
 
 SHAPE = (4, 4, 4)
 
@@ -55,26 +55,6 @@ def test_published_loss_is_the_mean_of_both_channels_without_cross_entropy():
     organ = 1 - 2 * 0.75 * 0.5 / (0.75 + 0.5)
     background = 1 - 2 * 0.25 * 0.5 / (0.25 + 0.5)
     assert loss.item() == pytest.approx((organ + background) / 2, abs=1e-4)
-
-
-def test_competing_margins_give_one_softmax_over_background_and_all_organs():
-    margins = torch.randn(2, 3, *SHAPE)
-    p = torch.sigmoid(competing(margins, [[1, 2], [0, 2], [0, 1]]))
-    expected = torch.softmax(torch.cat([torch.zeros(2, 1, *SHAPE), margins], dim=1), dim=1)[:, 1:]
-    assert torch.allclose(p, expected, atol=1e-6)
-
-
-def test_competing_margins_stay_finite_however_sure_the_heads_are():
-    margins = torch.tensor([400.0, -400.0, 300.0]).reshape(1, 3, 1, 1, 1).requires_grad_()
-    found = competing(margins, [[1, 2], [0, 2], [0, 1]])
-    assert found.flatten().tolist() == pytest.approx([85, -800, -100], abs=1)
-    found.sum().backward()
-    assert torch.isfinite(margins.grad).all()
-
-
-def test_an_organ_without_rivals_competes_with_background_alone():
-    margins = torch.randn(1, 2, *SHAPE)
-    assert torch.allclose(competing(margins, [[], []]), margins)
 
 
 @pytest.mark.parametrize("target, trust", [(0.95, 1.0), (0.85, 0.1)])

@@ -84,22 +84,6 @@ def test_heads_of_own_networks_do_not_compete() -> None:
     assert not (assembled["liver"] & assembled["spleen"]).any()
 
 
-def test_competing_heads_share_one_softmax_assembled_and_are_seen_against_their_rivals_alone() -> None:
-    network = SegVizNet(NetworkConfig((4, 8), (2,), 1), ["liver", "spleen"]).eval()
-    voxels = np.random.default_rng(0).random((4, 4, 4), np.float32)
-    networks = [(network, ("liver",)), (network, ("spleen",))]
-    assembled = Heads([(network, network.organs)], (4, 4, 4), competing=True)
-    plain = Heads([(network, network.organs)], (4, 4, 4))
-    maps = assembled.maps(voxels)
-    np.testing.assert_array_equal(maps, plain.maps(voxels))  # who has a voxel, the product decides as ever
-    p = np.exp(maps) / (1 + np.exp(maps).sum(0))
-    found = assembled.probabilities(maps)
-    for k, organ in enumerate(network.organs):
-        np.testing.assert_allclose(found[organ], p[k], rtol=1e-4)
-    personal = Heads(networks, (4, 4, 4), exclusive=False, competing=True).maps(voxels)
-    np.testing.assert_allclose(1 / (1 + np.exp(-personal)), p, rtol=0.05)
-
-
 def test_softmax_takes_the_most_probable_channel_even_below_one_half() -> None:
     maps = np.zeros((3, 2, 2, 2), np.float32)
     maps[1] = 0.3

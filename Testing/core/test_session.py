@@ -199,16 +199,16 @@ def test_sites_leave_out_the_small_pieces_that_the_study_leaves_out(tmp_path):
         assert max(pieces) > 1 if share == 0 else max(pieces) <= 1
 
 
-def test_sites_train_with_the_contrast_the_competition_and_the_loss_of_the_study(tmp_path, monkeypatch):
+def test_sites_train_with_the_contrast_and_the_loss_of_the_study(tmp_path, monkeypatch):
     seen = []
 
     def recorded(network, cases, config, **options):
-        seen.append((config.contrast, config.competing, config.loss))
+        seen.append((config.contrast, config.loss))
         return train(network, cases, config, **options)
 
     monkeypatch.setattr(session, "train", recorded)
-    run(tmp_path, contrast=0.2, competing=True, loss="published")
-    assert set(seen) == {(0.2, True, "published")}
+    run(tmp_path, contrast=0.2, loss="published")
+    assert set(seen) == {(0.2, "published")}
 
 
 def test_soft_maps_survive_a_restart_of_the_site(tmp_path):

@@ -10,7 +10,6 @@ from toy_cases import NETWORK, PATCH, SHAPE, toy_site
 
 from segviz_core.errors import Cancelled
 from segviz_core.network import NetworkConfig, SegVizNet
-from segviz_core.torch_inference import margins
 from segviz_core.training import (
     Distillation,
     TrainingConfig,
@@ -103,56 +102,6 @@ def test_proximal_term_holds_the_representation_back():
         after = network.representation.parameters()
         moved[mu] = sum(((p - q) ** 2).sum().item() for p, q in zip(after, start, strict=True))
     assert moved[10.0] < moved[0.0]
-
-
-def test_a_frozen_head_that_claims_the_own_organ_is_pushed_back_by_the_representation():
-    """Only where organs compete does the own loss see what foreign heads say."""
-    site = toy_site("liver", validation=1)
-    claimed = {}
-    for competing in (False, True):
-        network = network_of("liver", "spleen")
-        network.head("spleen").load_state_dict(network.head("liver").state_dict())
-        head = copy.deepcopy(network.head("spleen").state_dict())
-        train(network, site.training_cases, replace(CONFIG, steps=40, competing=competing), organs=["liver"])
-        for key, value in network.head("spleen").state_dict().items():
-            assert torch.equal(value, head[key]), key
-        (case,) = site.validation_cases
-        liver, spleen = margins(network.eval(), case.intensities, organs=["liver", "spleen"], patch_size=PATCH)
-        claimed[competing] = float(np.mean((spleen > liver)[case.masks["liver"]]))
-    assert claimed[True] < 0.1
-    assert claimed[True] < claimed[False]
-
-
-def test_heads_are_judged_against_their_rivals_where_organs_compete(trained):
-    network, site, _ = trained
-    both = network_of("liver", "spleen")
-    both.representation.load_state_dict(network.representation.state_dict())
-    for organ in both.organs:
-        both.head(organ).load_state_dict(network.head("liver").state_dict())
-    with torch.no_grad():
-        both.head("spleen").residual.bias[1] += 10  # claims all that the liver has, and is surer
-    options = {"organs": ["liver"], "patch_size": PATCH}
-    alone = validation_dice(both, site.validation_cases, **options)
-    against = validation_dice(both, site.validation_cases, competing=True, **options)
-    assert alone["liver"] > 0.8
-    assert against["liver"] == 0
-    assert calibrate(both, site.validation_cases, competing=True, **options) != calibrate(
-        both, site.validation_cases, **options
-    )
-
-
-def test_tuning_where_organs_compete_wins_the_organ_back(trained):
-    network, site, _ = trained
-    both = network_of("liver", "spleen")
-    both.representation.load_state_dict(network.representation.state_dict())
-    for organ in both.organs:
-        both.head(organ).load_state_dict(network.head("liver").state_dict())
-    rival = copy.deepcopy(both.head("spleen").state_dict())
-    tune_heads(both, site.training_cases, replace(CONFIG, steps=60, competing=True), organs=["liver"])
-    dice = validation_dice(both, site.validation_cases, organs=["liver"], patch_size=PATCH, competing=True)
-    assert dice["liver"] > 0.8
-    for key, value in both.head("spleen").state_dict().items():
-        assert torch.equal(value, rival[key]), key
 
 
 def test_fixed_norm_layers_normalise_by_their_statistics_and_keep_them():

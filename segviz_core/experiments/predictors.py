@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from torch import nn
 
-from segviz_core import losses
 from segviz_core.experiments.as_published import Window, seen_through
-from segviz_core.labels import organs_named, rivals_of
+from segviz_core.labels import organs_named
 from segviz_core.merging import merge
 from segviz_core.meta_model import OrganEntry
 from segviz_core.network import SegVizNet
@@ -50,16 +49,13 @@ class Heads:
     """Heads of one organ or more per network: one network (assembled), or one per site (personal, FEDBN's K passes).
 
     With `exclusive` the organs compete for every voxel (method.md section 7); else each head stands alone, as in
-    networks that know one organ. `competing` heads were trained against each other: their probabilities are those of
-    one softmax, and a head that would stand alone is seen against the others of its own network. `calibration` has
-    (temperature, threshold) per organ, default (1, .5). With `windows` every organ has a pass of its own, through its
-    site's window (as_published.py).
+    networks that know one organ. `calibration` has (temperature, threshold) per organ, default (1, .5). With `windows`
+    every organ has a pass of its own, through its site's window (as_published.py).
     """
 
     networks: Sequence[tuple[SegVizNet, Sequence[str]]]
     patch_size: Sequence[int]
     exclusive: bool = True
-    competing: bool = False
     calibration: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     windows: Mapping[str, Window] = field(default_factory=dict)
 
@@ -71,9 +67,7 @@ class Heads:
         passes = [(n, o, voxels) for n, o in self.networks]
         if self.windows:
             passes = [(n, (k,), seen_through(voxels, self.windows[k])) for n, o in self.networks for k in o]
-        size, competing = self.patch_size, self.competing and not self.exclusive
-        found = [margins(n.eval(), v, organs=o, patch_size=size, competing=competing) for n, o, v in passes]
-        return np.concatenate(found)
+        return np.concatenate([margins(n.eval(), v, organs=o, patch_size=self.patch_size) for n, o, v in passes])
 
     def masks(self, maps: Maps) -> dict[str, Mask]:
         if not self.exclusive:
@@ -87,8 +81,6 @@ class Heads:
         return {entry.name: merge(maps[i : i + 1], [entry]) > 0 for i, entry in enumerate(entries)}
 
     def probabilities(self, maps: Maps) -> dict[str, NDArray[np.float32]]:
-        if self.competing and self.exclusive:
-            maps = losses.competing(torch.from_numpy(maps)[None], rivals_of(self.organs))[0].numpy()
         temperatures = [entry.temperature for entry in self._entries()]
         return {organ: expit(maps[i] / np.float32(temperatures[i])) for i, organ in enumerate(self.organs)}
 

@@ -35,7 +35,7 @@ from segviz_core.torch_inference import margins
 from segviz_core.training import Distillation, train
 from segviz_core.tuning import calibrate, tune_heads
 
-FOUND: Mapping[str, Any] = {"server_momentum": 0.6, "teacher_shift": 2.0, "teacher_pieces": 0.3, "competing": True}
+FOUND: Mapping[str, Any] = {"server_momentum": 0.6, "teacher_shift": 2.0, "teacher_pieces": 0.3}
 """What segviz+ does otherwise than a study by default, and why: docs/method_log.md."""
 
 _TRAINING = ("train-local", "train", "tune")
@@ -170,9 +170,8 @@ def _predictors(run: Run, study: Study, work: Path, sites: Mapping[str, Site]) -
     assembled = _assembled(run, study)
     if run.extension != Extension():
         return {"assembled": assembled}
-    competing = study.settings.competing
-    predictors: dict[str, Predictor] = {"personal": _personal(run, work, sites, competing), "assembled": assembled}
-    predictors["assembled+recal"] = _recalibrated(run, assembled, sites, competing)
+    predictors: dict[str, Predictor] = {"personal": _personal(run, work, sites), "assembled": assembled}
+    predictors["assembled+recal"] = _recalibrated(run, assembled, sites)
     if study.settings.mode == "segviz+":
         predictors["experts"] = _experts(run, study.folder, sites)
     return predictors
@@ -191,12 +190,11 @@ def _assembled(run: Run, study: Study) -> Heads:
         networks,
         run.setup.patch_size,
         calibration=study.state.calibration,
-        competing=study.settings.competing,
         windows=unit_windows(run.setup),
     )
 
 
-def _personal(run: Run, work: Path, sites: Mapping[str, Site], competing: bool) -> Heads:
+def _personal(run: Run, work: Path, sites: Mapping[str, Site]) -> Heads:
     """Every site's network as it left the last round of local training, for its own organ alone."""
     networks = []
     for organ in sites:
@@ -207,8 +205,7 @@ def _personal(run: Run, work: Path, sites: Mapping[str, Site], competing: bool) 
         network = SegVizNet(NetworkConfig.from_dict(run.setup.network), list(organs))
         network.load_state_dict(weights)
         networks.append((network.eval().to(device_of(run)), (organ,)))
-    windows = unit_windows(run.setup)
-    return Heads(networks, run.setup.patch_size, exclusive=False, competing=competing, windows=windows)
+    return Heads(networks, run.setup.patch_size, exclusive=False, windows=unit_windows(run.setup))
 
 
 def _experts(run: Run, folder: Path, sites: Mapping[str, Site]) -> Heads:
@@ -223,22 +220,16 @@ def _experts(run: Run, folder: Path, sites: Mapping[str, Site]) -> Heads:
     return Heads(networks, run.setup.patch_size, exclusive=False)
 
 
-def _recalibrated(run: Run, assembled: Heads, sites: Mapping[str, Site], competing: bool) -> Heads:
+def _recalibrated(run: Run, assembled: Heads, sites: Mapping[str, Site]) -> Heads:
     """Phase 3: every owner re-tunes its head on the frozen representation, then fits temperature and threshold."""
     networks = copy.deepcopy(list(assembled.networks))
     calibration: dict[str, tuple[float, float]] = {}
     for network, organs in networks:
         for organ in organs:
             site = sites[organ]
-            config = replace(training(run, organ, "recal", steps=run.setup.recal_steps), competing=competing)
+            config = training(run, organ, "recal", steps=run.setup.recal_steps)
             tune_heads(network, site.training_cases, config, organs=(organ,), validation_cases=site.validation_cases)
-            calibration |= calibrate(
-                network,
-                site.validation_cases,
-                organs=(organ,),
-                patch_size=config.patch_size,
-                competing=competing,
-            )
+            calibration |= calibrate(network, site.validation_cases, organs=(organ,), patch_size=config.patch_size)
     return replace(assembled, networks=networks, calibration=calibration)
 
 

@@ -37,7 +37,6 @@ def write_targets(
     patch_size: Sequence[int],
     shift: float = 0.0,
     pieces: float = 0.0,
-    competing: bool = False,
     keep: Collection[str] = (),
     on_case: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -49,7 +48,7 @@ def write_targets(
     folder.mkdir(parents=True, exist_ok=True)
     for i, case in enumerate(cases):
         maps = {organ: np.array(target) for organ, target in case.targets.items() if organ in keep}
-        maps |= soft_maps(case, teachers, patch_size=patch_size, shift=shift, pieces=pieces, competing=competing)
+        maps |= soft_maps(case, teachers, patch_size=patch_size, shift=shift, pieces=pieces)
         case.targets = {}  # Windows replaces no file that is mapped
         save_arrays(folder / f"{case.name}.safetensors", maps)
         case.targets = map_arrays(folder / f"{case.name}.safetensors")
@@ -66,25 +65,16 @@ def load_targets(work: Path, cases: Sequence[Case]) -> None:
 
 
 def soft_maps(
-    case: Case,
-    teachers: Sequence[Teacher],
-    *,
-    patch_size: Sequence[int],
-    shift: float = 0.0,
-    pieces: float = 0.0,
-    competing: bool = False,
+    case: Case, teachers: Sequence[Teacher], *, patch_size: Sequence[int], shift: float = 0.0, pieces: float = 0.0
 ) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Weighted mean probability of the teachers per foreign organ, as uint8 (X, Y, Z).
-
-    The heads of a teacher that knows several organs compete where they did in its training (`competing`).
-    """
+    """Weighted mean probability of the teachers per foreign organ, as uint8 (X, Y, Z)."""
     total: dict[str, float] = {}
     mean: dict[str, np.ndarray[Any, np.dtype[np.float32]]] = {}
     for teacher in teachers:
         organs = [organ for organ in teacher.weights if organ not in case.masks]
         if not organs:
             continue
-        maps = margins(teacher.network, case.intensities, organs=organs, patch_size=patch_size, competing=competing)
+        maps = margins(teacher.network, case.intensities, organs=organs, patch_size=patch_size)
         for organ, margin in zip(organs, maps, strict=True):
             weight = teacher.weights[organ]
             p = weight / (1 + np.exp(-np.clip(margin + np.float32(shift), -30, 30)))

@@ -133,7 +133,6 @@ class SiteSession:
             patch_size=self.settings.patch_size,
             shift=float(request.settings.get("teacher_shift", 0.0)),
             pieces=float(request.settings.get("teacher_pieces", 0.0)),
-            competing=self.settings.competing,
             on_case=lambda i, n: on_progress("label", i, n),
         )
         return self._reply(request)
@@ -145,13 +144,7 @@ class SiteSession:
             raise InputError(f"train-head: expected organs of {', '.join(self.organs)}, found none of them.")
         network = self._assembled(request)
         metrics = self._tune_heads(network, request, organs, on_progress)
-        dice = validation_dice(
-            network,
-            self.site.validation_cases,
-            organs=organs,
-            patch_size=self.settings.patch_size,
-            competing=self.settings.competing,
-        )
+        dice = validation_dice(network, self.site.validation_cases, organs=organs, patch_size=self.settings.patch_size)
         metrics |= {f"dice/{organ}": d for organ, d in dice.items()}
         return self._reply(request, arrays=_heads(network, organs), metrics=metrics)
 
@@ -217,7 +210,6 @@ class SiteSession:
             self.site.validation_cases if request.settings["calibrate"] else [],
             organs=organs,
             patch_size=self.settings.patch_size,
-            competing=self.settings.competing,
         )
         metrics = {f"temperature/{organ}": t for organ, (t, _) in calibration.items()}
         return metrics | {f"threshold/{organ}": h for organ, (_, h) in calibration.items()}
@@ -228,7 +220,6 @@ class SiteSession:
             self.site.validation_cases,
             organs=self.organs,
             patch_size=self.settings.patch_size,
-            competing=self.settings.competing,
         )
         return self._reply(request, metrics={f"dice/{organ}": d for organ, d in dice.items()})
 
@@ -280,7 +271,6 @@ class SiteSession:
             batch_size=self.settings.batch_size,
             coarse=self.settings.coarse_share,
             contrast=self.settings.contrast,
-            competing=self.settings.competing,
             fixed_norm=bool(request.settings.get("fixed_norm", False)),
             loss="published" if self.settings.loss == "published" else "supervised",
             seed_words=(self.settings.seed, self.settings.site, phase),

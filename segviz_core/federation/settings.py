@@ -40,8 +40,6 @@ class StudySettings:
     pass that locates the organs need (batches.py). `contrast` bounds the random curve of HU that every patch is seen
     through (method.md 9c; 0: none): sites whose scanners differ little need less of it.
 
-    `competing` organs exclude each other in the losses, too, as soon as sites train together (training.py).
-
     With `heads_at_end` (`segviz` modes only) heads leave their sites once, after the last round.
 
     `new_head_steps` at `new_head_learning_rate` train the head of an organ that comes late, alone on the frozen
@@ -60,7 +58,6 @@ class StudySettings:
     batch_size: int = 2
     coarse_share: float = 0.1
     contrast: float = 0.45
-    competing: bool = False
     local_steps: int = 16_625
     local_chunks: int = 25
     rounds: int = 25
@@ -174,7 +171,6 @@ class StudySettings:
             loss=self.loss or LOSSES[self.mode != "segviz+"],
             coarse_share=self.coarse_share,
             contrast=self.contrast,
-            competing=self.competing,
             steps_per_round=self.steps_per_round,
             planned_steps=self.planned_steps,
             most_steps=max(
@@ -200,7 +196,6 @@ class SiteSettings:
     loss: str
     coarse_share: float
     contrast: float
-    competing: bool
     steps_per_round: int
     planned_steps: int
     most_steps: int
