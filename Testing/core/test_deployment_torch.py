@@ -3,6 +3,7 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from untrained_model import untrained_model
 
 from segviz_core.deployment import deploy
@@ -43,7 +44,7 @@ def test_the_published_network_gives_the_margins_of_torch():
 def test_every_rounded_activation_is_found_among_the_weights_keys():
     model = untrained_model((4, 6, 8), (2, 1), 2)
     network = load_network(model)
-    units = sum(type(module).__name__ == "PReLU" for module in network.representation.modules())
+    units = sum(isinstance(module, nn.PReLU) for module in network.representation.modules())
     residual_units = [m for m in network.representation.modules() if type(m).__name__ == "ResidualUnit"]
     shortcuts = sum(type(m.residual).__name__ == "Conv3d" for m in residual_units)
     assert len(activations(model.weights)) == units + len(residual_units) + shortcuts + 1
