@@ -43,6 +43,12 @@ def test_runs_of_a_file_go_seed_by_seed_and_take_the_rest_from_the_profile(tmp_p
         ("nodes = 2", "node = 2", "unknown name node in a run"),
         ("steps_per_site", "steps", "unknown name steps in setup"),
         ("repeats =", "seeds =", "repeats"),
+        ("options = { steps_per_round", "options = { steps", r"unknown name steps in the options of segviz\+"),
+        (
+            'row = "single"',
+            'row = "single"\noptions = { label_of = "x" }',
+            "unknown name label_of in the options of single",
+        ),
     ],
 )
 def test_a_mistake_in_a_file_is_named(tmp_path, old: str, new: str, words: str) -> None:

@@ -22,6 +22,7 @@ from segviz_core.contract import DataContract
 from segviz_core.errors import InputError
 from segviz_core.experiments.extensions import Extension, read_extension
 from segviz_core.experiments.profiles import PROFILES
+from segviz_core.federation.settings import StudySettings
 
 ORDER = ("liver", "spleen", "pancreas", "kidneys")
 """The poster's order: with n nodes, the first n organs have a site."""
@@ -159,12 +160,23 @@ def _runs(values: Mapping[str, Any]) -> list[Run]:
             _setup({**base, **entry.get("setup", {})}),
             data,
             entry.get("variant", ""),
-            entry.get("options", {}),
+            _options(entry),
             _extension(entry),
         )
         runs += [replace(run, repeat=repeat) for repeat in entry.get("repeats", values["repeats"])]
     order = {repeat: i for i, repeat in enumerate(values["repeats"])}
     return sorted(runs, key=lambda run: order.get(run.repeat, len(order)))
+
+
+def _options(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of the study in the segviz rows; in the central ones, whose organ a batch is read for."""
+    row, options = entry["row"], entry.get("options", {})
+    known: set[str] = {f.name for f in fields(StudySettings)} if row.startswith("segviz") else set()
+    if row.startswith("central"):
+        known = {"label_of"}
+    if unknown := sorted(set(options) - known):
+        raise ValueError(f"unknown name {unknown[0]} in the options of {row}")
+    return options
 
 
 def _extension(entry: Mapping[str, Any]) -> Extension:
