@@ -170,8 +170,9 @@ def _runs(values: Mapping[str, Any]) -> list[Run]:
 
 def _options(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     """Settings of the study in the segviz rows; in the central ones, whose organ a batch is read for."""
-    row, options = entry["row"], entry.get("options", {})
-    known: set[str] = {f.name for f in fields(StudySettings)} if row.startswith("segviz") else set()
+    row: str = entry["row"]
+    options: Mapping[str, Any] = entry.get("options", {})
+    known = {f.name for f in fields(StudySettings)} if row.startswith("segviz") else set()
     if row.startswith("central"):
         known = {"label_of"}
     if unknown := sorted(set(options) - known):
