@@ -42,7 +42,8 @@ def test_runs_of_a_file_go_seed_by_seed_and_take_the_rest_from_the_profile(tmp_p
         ('row = "single"', 'row = "best"', "row 'best' is none of single"),
         ("nodes = 2", "node = 2", "unknown name node in a run"),
         ("steps_per_site", "steps", "unknown name steps in setup"),
-        ("repeats =", "seeds =", "repeats"),
+        ("repeats =", "seeds =", "no repeats"),
+        ("[setup]", '[data]\nkind = "btcv18"\n[setup]', "no contract, network, patch_size"),
         ("options = { steps_per_round", "options = { steps", r"unknown name steps in the options of segviz\+"),
         (
             'row = "single"',

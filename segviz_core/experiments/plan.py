@@ -14,7 +14,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,8 @@ def plans_of(profile: str) -> list[Path]:
 
 
 def _runs(values: Mapping[str, Any]) -> list[Run]:
+    if missing := {"profile", "repeats", "setup", "run"} - set(values):
+        raise ValueError(f"no {', '.join(sorted(missing))}")
     profile, data = values["profile"], {k: _expanded(v) for k, v in values.get("data", {"kind": "phantoms"}).items()}
     base = {**(_of_phantoms(profile) if data["kind"] == "phantoms" else {}), **values["setup"]}
     runs = []
@@ -191,6 +193,9 @@ def _extension(entry: Mapping[str, Any]) -> Extension:
 def _setup(values: Mapping[str, Any]) -> Setup:
     if unknown := set(values) - {f.name for f in fields(Setup)}:
         raise ValueError(f"unknown name {sorted(unknown)[0]} in setup")
+    needed = [f.name for f in fields(Setup) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise ValueError(f"no {', '.join(missing)} in setup")
     contract = values["contract"]
     if not isinstance(contract, DataContract):
         contract = DataContract(tuple(contract["spacing_mm"]), tuple(contract["window_hu"]))
