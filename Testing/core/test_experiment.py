@@ -72,7 +72,9 @@ def test_rows_train_in_equal_steps_and_move_the_bytes_they_should(finished) -> N
     assert by_row["condist"]["flops"] > by_row["fedavg-marginal"]["flops"]
 
 
-@pytest.mark.parametrize("file", ["smoke", "small", "small-nodes", "small-ablation", "small-fp16", "small-extensions"])
+@pytest.mark.parametrize(
+    "file", ["smoke", "small", "small-nodes", "small-ablation", "small-fp16", "small-extensions", "small-reruns"]
+)
 def test_every_variant_of_segviz_plus_makes_the_steps_of_its_table(file) -> None:  # method.md section 8, "Fair"
     runs = [run for run in read_plan(CONFIGS / f"{file}.toml") if run.row == "segviz+"]
     assert runs
