@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from segviz_core.cases import Case
 from segviz_core.experiments import baselines
+from segviz_core.losses import supervised
 from segviz_core.network import NetworkConfig
 from segviz_core.training import TrainingConfig
 
@@ -42,6 +44,39 @@ def test_perfect_prediction_costs_nothing() -> None:
     assert baselines.marginal(logits, mask, 1) == pytest.approx(0, abs=1e-3)
     # Two of three channels are right, the third is empty in both.
     assert baselines.naive(logits, mask, 1) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("margin", [-20.0, -12.0, 12.0])
+def test_a_voxel_that_is_surely_wrong_is_corrected_as_by_the_loss_of_the_other_rows(margin: float) -> None:
+    mask = torch.full((1, 4, 4, 4), float(margin < 0))
+    logits = torch.zeros(1, 2, 4, 4, 4)
+    logits[:, 1] = margin
+    logits.requires_grad_()
+    baselines.marginal(logits, mask, 1).backward()
+    margins = torch.full((1, 1, 4, 4, 4), margin, requires_grad=True)
+    supervised(margins, mask[None], torch.ones(1, 1, dtype=torch.bool)).backward()
+    assert logits.grad[:, 1].abs().min() > 0.01
+    assert torch.allclose(logits.grad[:, 1], margins.grad[:, 0], rtol=1e-4)
+
+
+def test_server_momentum_adds_a_share_of_the_last_step() -> None:
+    def rounds(momentum: float) -> list[list[torch.Tensor]]:
+        torch.manual_seed(0)
+        network = baselines.softmax_network(CONFIG, list(SITES))
+        states = [[parameter.detach().clone() for parameter in network.parameters()]]
+
+        def on_round(_steps: int) -> dict[str, Any]:
+            states.append([parameter.detach().clone() for parameter in network.parameters()])
+            return {}
+
+        loss, options = baselines.marginal, {"steps_per_round": 1, "server_momentum": momentum, "on_round": on_round}
+        baselines.train_fedavg(network, SITES, TRAINING, loss=loss, **options)
+        return states
+
+    (start, one, two), (_, same, further) = rounds(0.0), rounds(0.5)
+    for before, after, plain, equal, other in zip(start, one, two, same, further, strict=True):
+        assert torch.allclose(after, equal, atol=1e-7)
+        assert torch.allclose(other - plain, 0.5 * (after - before), atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [baselines.marginal, baselines.naive])

@@ -44,8 +44,9 @@ def marginal(logits: Tensor, mask: Tensor, channel: int) -> Tensor:
 
     logits (B, 1+K, X, Y, Z), mask (B, X, Y, Z) of the organ whose channel is given.
     """
-    p = logits.softmax(1)[:, channel].clamp(1e-5, 1 - 1e-5)
-    return soft_dice(p, mask, smooth=1e-5) + F.binary_cross_entropy(p, mask)
+    others = [other for other in range(logits.shape[1]) if other != channel]
+    margin = logits[:, channel] - logits[:, others].logsumexp(1)  # its sigmoid is the softmax, at any distance from 0
+    return soft_dice(margin.sigmoid(), mask, smooth=1e-5) + F.binary_cross_entropy_with_logits(margin, mask)
 
 
 def naive(logits: Tensor, mask: Tensor, channel: int) -> Tensor:
@@ -100,6 +101,7 @@ def train_fedavg(
     *,
     loss: Loss,
     steps_per_round: int,
+    server_momentum: float = 0.0,
     distil: Distil | None = None,
     checkpoint: Checkpoint | None = None,
     on_round: OnRound | None = None,
@@ -107,7 +109,8 @@ def train_fedavg(
     """Conventional FedAvg: after every round all weights are averaged over the sites, each counting the same.
 
     `distil(logits, teacher's logits, mask, channel, round, rounds)` is added to the loss; the teacher is the model at
-    the start of the round. `checkpoint` and `on_round` as in `train_central`.
+    the start of the round. `server_momentum` as in a study: the server adds so much of its last step to every step.
+    `checkpoint` and `on_round` as in `train_central`.
     """
     clients = [copy.deepcopy(network) for _ in sites]
     optimizers = [torch.optim.Adam(client.parameters(), config.learning_rate, fused=True) for client in clients]
@@ -127,6 +130,8 @@ def train_fedavg(
             ]
             losses[f"loss/{organ}"] = float(np.mean(values))
         mean = _mean_state([client.state_dict() for client in clients])
+        if server_momentum:
+            _go_on(network, mean, checkpoint.momentum, server_momentum)
         for model in (network, *clients):
             model.load_state_dict(mean)
         checkpoint.done = stop
@@ -150,6 +155,14 @@ def predict(
 def _mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     mean = average_statistics(lambda i, key: states[i][key].cpu().numpy(), states[0], [1.0] * len(states))
     return {key: torch.from_numpy(np.array(value)) for key, value in mean.items()}
+
+
+def _go_on(network: nn.Module, mean: dict[str, Tensor], momentum: dict[str, Tensor], share: float) -> None:
+    """Turn the mean of the sites into the server's next weights; statistics stay what they are."""
+    for key, parameter in network.named_parameters():
+        weights = parameter.detach().cpu()
+        momentum[key] = share * momentum.get(key, torch.zeros_like(weights)) + mean[key] - weights
+        mean[key] = weights + momentum[key]
 
 
 def _close_round(checkpoint: Checkpoint, steps: int, row: dict[str, Any], on_round: OnRound | None) -> None:

@@ -22,12 +22,13 @@ EVERY_S = 60.0
 class Checkpoint:
     """`done` steps and the rows of the learning `curve` so far; saved when the last time is EVERY_S seconds ago.
 
-    Without a `path` nothing is saved.
+    `momentum` is the server's, by parameter, where a training has one. Without a `path` nothing is saved.
     """
 
     path: Path | None = None
     done: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
+    momentum: dict[str, torch.Tensor] = field(default_factory=dict)
     _saved: float = field(default_factory=time.monotonic, repr=False)
 
     def restore(self, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
@@ -39,6 +40,7 @@ class Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
         self.done, self.curve = progress["done"], progress["curve"]
         network.load_state_dict({k.removeprefix("network|"): v for k, v in tensors.items() if k.startswith("network|")})
+        self.momentum = {k.removeprefix("momentum|"): v for k, v in tensors.items() if k.startswith("momentum|")}
         for i, optimizer in enumerate(optimizers):
             for j, parameter in enumerate(_parameters(optimizer)):
                 prefix = f"adam|{i}|{j}|"
@@ -52,6 +54,7 @@ class Checkpoint:
         if self.path is None or (not now and time.monotonic() - self._saved < EVERY_S):
             return
         tensors = {f"network|{key}": value.contiguous() for key, value in network.state_dict().items()}
+        tensors |= {f"momentum|{key}": value.contiguous() for key, value in self.momentum.items()}
         for i, optimizer in enumerate(optimizers):
             for j, parameter in enumerate(_parameters(optimizer)):
                 state = optimizer.state.get(parameter, {})

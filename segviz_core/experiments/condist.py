@@ -9,6 +9,9 @@ TEMPERATURE = 2.0
 FIRST_WEIGHT, LAST_WEIGHT = 0.01, 1.0
 """The weight of the distillation rises linearly over the rounds (method.md section 4)."""
 
+SERVER_MOMENTUM = 0.6
+"""As published: NVIDIA/NVFlare, research/condist-fl/jobs/condist/server/config/config_fed_server.json."""
+
 
 def conditional_distillation(logits: Tensor, teacher: Tensor, mask: Tensor, own: int) -> Tensor:
     """mean_g D(M Q_g, M Q_g^teacher) over background and each foreign organ g, where nothing of one's own is.

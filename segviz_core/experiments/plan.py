@@ -171,12 +171,14 @@ def _runs(values: Mapping[str, Any]) -> list[Run]:
 
 
 def _options(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings of the study in the segviz rows; in the central ones, whose organ a batch is read for."""
+    """Settings of the study in the segviz rows; whose organ a batch is read for, centrally; the server's momentum."""
     row: str = entry["row"]
     options: Mapping[str, Any] = entry.get("options", {})
-    known = {f.name for f in fields(StudySettings)} if row.startswith("segviz") else set()
-    if row.startswith("central"):
-        known = {"label_of"}
+    known: set[str] = set()
+    if row.startswith("segviz"):
+        known = {f.name for f in fields(StudySettings)}
+    elif row != "single":
+        known = {"label_of"} if row.startswith("central") else {"server_momentum"}
     if unknown := sorted(set(options) - known):
         raise ValueError(f"unknown name {unknown[0]} in the options of {row}")
     return options

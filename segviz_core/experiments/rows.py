@@ -87,11 +87,8 @@ def train_softmax(run: Run, sites: Mapping[str, Site], work: Path, report: Repor
         report(steps, setup.steps_per_site)
         return watch(steps, predictor)
 
-    share = partial(
-        baselines.train_central if where == "central" else partial(baselines.train_fedavg, distil=_distil_of(run)),
-        loss=loss,
-        **run.options,
-    )
+    options = {**_as_condist(run), "loss": loss, **run.options}
+    share = partial(baselines.train_central if where == "central" else baselines.train_fedavg, **options)
     flops = flops_of(lambda: share(copy.deepcopy(network), cases, replace(config, steps=1), steps_per_round=1))
     share(network, cases, config, steps_per_round=setup.steps_per_round, checkpoint=checkpoint, on_round=on_round)
     rounds = 0 if where == "central" else -(-setup.steps_per_site // setup.steps_per_round)
@@ -127,8 +124,8 @@ def device_of(run: Run) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def _distil_of(run: Run) -> baselines.Distil | None:
-    return _distil if run.row == "condist" else None
+def _as_condist(run: Run) -> dict[str, Any]:
+    return {"distil": _distil, "server_momentum": condist.SERVER_MOMENTUM} if run.row == "condist" else {}
 
 
 def _distil(logits: Tensor, teacher: Tensor, mask: Tensor, own: int, *, number: int, rounds: int) -> Tensor:
