@@ -74,10 +74,6 @@ def _difference(ours: Entry, other: Entry, organ: str) -> Difference | None:
     if not pairs:
         return None
     means = {key: [sum(v) / len(v) for v in zip(*values, strict=True)] for key, values in pairs.items()}
-    # Seeds are groups of their own; folds share one seed and are one group.
-    groups = sorted({repeat if isinstance(repeat, int) else "" for repeat, _ in means}, key=str)
-    samples = [
-        [value for (repeat, _), value in means.items() if (repeat if isinstance(repeat, int) else "") == group]
-        for group in groups
-    ]
+    groups = sorted({repeat for repeat, _ in means}, key=str)  # of each seed or fold, networks of its own
+    samples = [[value for (repeat, _), value in means.items() if repeat == group] for group in groups]
     return compare([[a for a, _ in group] for group in samples], [[b for _, b in group] for group in samples])

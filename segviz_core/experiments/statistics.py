@@ -1,7 +1,8 @@
 """Paired comparisons of two rows on the same test cases (method.md section 8, "Statistics").
 
-A sample is a list of groups, one per seed, of one value per case (folds, which share one seed, are one group). Wilcoxon
-signed-rank test, Holm's correction, nested bootstrap interval, matched-pairs rank-biserial effect size.
+A sample is a list of groups, one per seed or fold (each has networks of its own), of one value per case. Nested
+bootstrap interval, Wilcoxon signed-rank test, Holm's correction, matched-pairs rank-biserial effect size. The test
+takes all cases for independent, as the interval does not.
 """
 
 from collections.abc import Sequence
@@ -46,16 +47,16 @@ def compare(ours: Groups, others: Groups, *, seed: int = 0) -> Difference:
 def bootstrap_interval(
     groups: Sequence[NDArray[np.float64]], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of the mean; seeds are drawn first, then cases within each (nested)."""
+    """95 % percentile interval of the mean; groups are drawn first, then cases within each (nested)."""
     rng = np.random.default_rng(seed)
     means = np.stack([group[rng.integers(len(group), size=(resamples, len(group)))].mean(1) for group in groups], 1)
     sizes = np.array([len(group) for group in groups], np.float64)
     if len(groups) == 1:
         resampled = means[:, 0]
     else:
-        # Each draw of a seed needs cases of its own: with S seeds, draw S times from fresh resamples.
+        # Each draw of a group needs cases of its own: with S groups, draw S times from fresh resamples.
         drawn = rng.integers(len(groups), size=(resamples, len(groups)))
-        fresh = np.stack([means[rng.permutation(resamples)] for _ in groups], 1)  # (resamples, draw, seed)
+        fresh = np.stack([means[rng.permutation(resamples)] for _ in groups], 1)  # (resamples, draw, group)
         chosen = np.take_along_axis(fresh, drawn[:, :, None], 2)[:, :, 0]
         weights = sizes[drawn]
         resampled = (chosen * weights).sum(1) / weights.sum(1)

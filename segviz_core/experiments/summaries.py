@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from segviz_core.errors import InputError
 from segviz_core.experiments.plan import ORDER, ROWS
 from segviz_core.experiments.results import rows_of
 
@@ -13,6 +14,9 @@ EVALUATIONS = ("personal", "assembled", "assembled+recal", "experts")
 
 DETAILS = ("nsd", "hd95_mm", "volume_error_ml", "ece", "brier", "false_positive_ml", "claimed_twice_ml")
 """Further scores, in the order of the table."""
+
+_FREE = frozenset({"threads", "device", "watch", "name", "seed"})
+"""Settings in which repeats of a row may differ."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,6 @@ class Entry:
             means[name] = round(float(np.mean(values)), 4) if values else None
         seconds = [result["seconds"] for result in self.results]
         means["training_cpu_minutes"] = round(float(np.mean([s["training_cpu"] for s in seconds])) / 60, 1)
-        means["training_minutes"] = round(float(np.mean([s["training"] for s in seconds])) / 60, 1)
         means["tflop"] = round(float(np.mean([result["flops"] for result in self.results])) / 1e12, 1)
         return means
 
@@ -111,8 +114,28 @@ def _entries(results: Sequence[Mapping[str, Any]]) -> list[Entry]:
             if (result["nodes"], result["row"], result["variant"]) == (nodes, ROWS[row], variant)
         ]
         same.sort(key=lambda result: str(result["repeat"]))
+        _check_setups(same)
         entries.append(Entry(ROWS[row], nodes, EVALUATIONS[evaluation], variant, same))
     return entries
+
+
+def _check_setups(same: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to take the mean of repeats that were not trained alike.
+
+    Raises:
+        InputError: naming the runs and the first setting that differs.
+    """
+    free = _FREE | ({"shared_learning_rate"} if same[0]["row"].startswith(("single", "central")) else set())
+    for result in same[1:]:
+        for part in ("setup", "study"):
+            ours, theirs = same[0].get(part) or {}, result.get(part) or {}
+            for name in sorted((set(ours) | set(theirs)) - free):
+                if ours.get(name) != theirs.get(name):
+                    raise InputError(
+                        f"{same[0]['name']} and {result['name']}: expected the same {name} in all repeats of a row, "
+                        f"found {ours.get(name)} and {theirs.get(name)}.",
+                        hint="Run one of them again, or make it a variant.",
+                    )
 
 
 def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -26,7 +26,7 @@ COLUMNS = (*ORDER, "mean")
 SIGNIFICANT = 0.05
 
 NOTES: Mapping[str, str] = {
-    "btcv18": "Trained on 12 and scored on 6 cases of BTCV, in three folds: these numbers are not comparable with the "
+    "btcv18": "Trained on 12 and scored on 6 cases of BTCV per fold: these numbers are not comparable with the "
     "poster's, which were taken on 30 BTCV CTs by models that had never seen one.",
     "full": "Trained on MSD and KiTS19, scored on BTCV as published.",
 }
@@ -119,18 +119,22 @@ def _html(of: _Content) -> str:
 
 def _explained() -> str:
     return (
-        "Dice, mean ± SD over the test cases that show the organ. Seeds, folds and steps per site as stated in every "
-        "row. On the right, in columns of their own, what was published for the same kind of row on other data: "
-        "liver / spleen / pancreas / kidneys; the poster does not say which kind of SegViz its row is."
+        "Dice, mean ± SD over the test cases that show the organ; the last column is the mean of the organs that "
+        "have a site. Seeds, folds and steps per site as stated in every row: rows of different ones do not compare. "
+        "Central rows move the CTs themselves. Phase 3 of segviz+, within its steps, tunes heads and calibrates them, "
+        "as +recal does for the segviz modes with further steps; no other row is calibrated. On the right, in columns "
+        "of their own, what was published for the same kind of row on other data: liver / spleen / pancreas / kidneys; "
+        "the poster does not say which kind of SegViz its row is."
     )
 
 
 def _explained_comparisons() -> str:
     return (
-        "Difference in Dice, segviz+ minus the other row, paired by case, with its 95 % bootstrap interval (seeds "
-        f"nested), p of Wilcoxon's signed-rank test after Holm, and rank-biserial effect. Non-inferior to central "
-        f"marginal: lower end above -{NOT_INFERIOR}. An organ's difference has a star where p after Holm is below "
-        f"{SIGNIFICANT}."
+        "Difference in Dice, segviz+ minus the other row, paired by case (mean: over the organs that a case shows), "
+        "with its 95 % bootstrap interval, cases nested in seeds or folds; it is too narrow where there are few of "
+        "these. p of Wilcoxon's signed-rank test after Holm takes all cases for independent, though cases of one seed "
+        f"or fold share their networks; an organ's difference has a star where it is below {SIGNIFICANT}. Effect: "
+        f"rank-biserial. Non-inferior to central marginal: lower end above -{NOT_INFERIOR}."
     )
 
 
@@ -143,7 +147,7 @@ def _main_table(entries: Sequence[Entry], *, published: bool = True) -> tuple[li
         cells = [_spread(values["dice"][name], values["sd"][name]) for name in COLUMNS]
         others = [_published(source, entry) for source in sources]
         seeds = ", ".join(map(str, values["seeds"]))
-        size = f"{values['bytes_per_site'] / 1e6:.1f}"
+        size = "-" if entry.mode.startswith("central") else f"{values['bytes_per_site'] / 1e6:.1f}"
         plain = [entry.label, str(entry.nodes), seeds, str(values["steps_per_site"]), str(values["cases"])]
         rows.append([*plain, *cells, size, *others])
     return heads, rows
@@ -196,8 +200,7 @@ def _detail_table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]
         "brier": ("Brier", 4),
         "false_positive_ml": ("False positive (ml)", 1),
         "claimed_twice_ml": ("Claimed twice (ml)", 1),
-        "training_minutes": ("Minutes", 1),
-        "training_cpu_minutes": ("CPU minutes", 1),
+        "training_cpu_minutes": ("Minutes on one core", 1),
         "tflop": ("TFLOP", 1),
     }
     rows = []

@@ -1,0 +1,48 @@
+from typing import Any
+
+import pytest
+
+from segviz_core.errors import InputError
+from segviz_core.experiments.comparisons import comparisons
+from segviz_core.experiments.summaries import table_entries
+
+COLUMNS = ["case", "organ", "dice", "truth_ml"]
+
+
+def result(row: str, repeat: int | str, dice: list[float], **setup: Any) -> dict[str, Any]:
+    """What `experiment` writes, as far as Dice of the liver goes; one value per case."""
+    evaluation = "personal" if row == "single" else "assembled"
+    return {
+        "name": f"{row}_{repeat}",
+        "row": row,
+        "nodes": 1 if row == "single" else 4,
+        "variant": "",
+        "repeat": repeat,
+        "setup": {"steps_per_site": 10, "threads": 1, **setup},
+        "study": {"name": f"{row}_{repeat}", "seed": repeat} if row.startswith("segviz") else None,
+        "columns": COLUMNS,
+        "scores": {evaluation: [[f"case{i}", "liver", value, 900.0] for i, value in enumerate(dice)]},
+        "bytes_per_site": 0,
+    }
+
+
+def test_repeats_that_were_not_trained_alike_are_not_averaged() -> None:
+    runs = [result("fedavg-naive", 0, [0.5]), result("fedavg-naive", 1, [0.5], shared_learning_rate=0.002)]
+    with pytest.raises(InputError, match="fedavg-naive_0 and fedavg-naive_1: expected the same shared_learning_rate"):
+        table_entries(runs)
+    # No step of a network that is trained alone is averaged; threads change no result.
+    runs = [result("single", 0, [0.5]), result("single", 1, [0.7], shared_learning_rate=0.002, threads=2)]
+    assert table_entries(runs)[0].to_dict()["dice"]["mean"] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("repeats", [(0, 1, 2), ("A", "B", "C")])
+def test_seeds_and_folds_that_disagree_widen_the_interval(repeats) -> None:
+    def width(*shifts: float) -> float:
+        ours = [result("segviz+", r, [0.6 + s, 0.61 + s]) for r, s in zip(repeats, shifts, strict=True)]
+        others = [result("single", repeat, [0.5, 0.5]) for repeat in repeats]
+        mean = next(one for one in comparisons(table_entries([*ours, *others])) if one.organ == "mean")
+        assert (mean.difference.pairs, mean.difference.mean) == (6, pytest.approx(0.105))
+        return mean.difference.high - mean.difference.low
+
+    assert width(0.0, 0.0, 0.0) < 0.011
+    assert width(-0.2, 0.0, 0.2) > 0.35
