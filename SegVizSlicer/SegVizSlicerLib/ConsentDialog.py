@@ -63,10 +63,19 @@ def terms(kit: KitInfo, organs: tuple[str, ...]) -> list[tuple[str, list[str]]]:
         (
             _("Leaves this computer"),
             [
-                _("Model weights, every round (they can tell something about the cases they were trained on)"),
+                _("Model weights and norm statistics, every round"),
                 _("Number of training cases per organ; label names: {organs}").format(organs=", ".join(organs)),
-                _("Loss and Dice of training and validation"),
+                _("Loss and Dice of training and validation, calibration, steps and seconds"),
                 _("Site name: {site}").format(site=kit.site),
+                _("Version of SegViz, a hash of how CTs are prepared, codes of errors"),
+            ],
+        ),
+        (
+            _("Who sees it"),
+            [
+                _("The coordinator: all of it"),
+                _("Other sites: this site's name, organs and numbers of cases, and its weights"),
+                _("Weights can tell something about the cases they were trained on."),
             ],
         ),
         (_("Never leaves"), [_("Images, segmentations, DICOM tags, file names")]),

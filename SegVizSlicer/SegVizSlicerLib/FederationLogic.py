@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 from SegVizSlicerLib.CoreProcess import CoreProcess, makeJobFolder
 from SegVizSlicerLib.Report import Outcome
 from SegVizSlicerLib.SiteKit import KitInfo
-from SegVizSlicerLib.SiteRecord import SiteRecord, SiteStatus, isRunning
+from SegVizSlicerLib.SiteRecord import STATUS_FILE, SiteRecord, SiteStatus, isRunning
 
 LEAVE_PATIENCE_S = 40.0
 """As `site leave` of the command line waits."""
@@ -29,7 +29,7 @@ class FederationLogic:
         self._startProcess = startProcess
         self._process: Any = None
         self._record: SiteRecord | None = None
-        self.site: Path | None = self._runningSite()
+        self.site: Path | None = self._lastSite()
 
     @property
     def busy(self) -> bool:
@@ -123,10 +123,15 @@ class FederationLogic:
         """Meta-models that the finished study has sent to this site."""
         return sorted((self.site / "work").glob("meta_model*.safetensors")) if self.site is not None else []
 
-    def forgetSite(self) -> None:
-        """Delete all that the site keeps on this computer; it must not be running."""
-        if self.site is not None:
-            shutil.rmtree(self.site, ignore_errors=True)
+    def forgetSite(self, kit: KitInfo) -> None:
+        """Delete all that this kit's site keeps on this computer; it must not be running.
+
+        Raises:
+            OSError: something could not be deleted.
+        """
+        site = self.siteFolder(kit)
+        if site.exists():
+            shutil.rmtree(site)
         self.site, self._record = None, None
 
     def status(self) -> SiteStatus:
@@ -142,16 +147,21 @@ class FederationLogic:
             raise ValueError(_("Please wait until the running command has ended."))
         self._process = self._startProcess(arguments, makeJobFolder(), **callbacks)
 
-    def _runningSite(self) -> Path | None:
-        if not self._folder.is_dir():
-            return None
-        return next((site for site in sorted(self._folder.iterdir()) if isRunning(site)), None)
+    def _lastSite(self) -> Path | None:
+        """The site that is running, else the one that was heard of last."""
+        sites = sorted(self._folder.iterdir(), key=_lastWritten) if self._folder.is_dir() else []
+        return next((site for site in sites if isRunning(site)), sites[-1] if sites else None)
 
 
 def labelArguments(labelValues: dict[str, tuple[int, ...]]) -> list[str]:
     """Label set and label values as options of the command line."""
     values = [f"{organ}={','.join(str(value) for value in numbers)}" for organ, numbers in labelValues.items()]
     return ["--label-set", ",".join(labelValues), "--label-values", *values]
+
+
+def _lastWritten(site: Path) -> float:
+    status = site / STATUS_FILE
+    return status.stat().st_mtime if status.exists() else 0.0
 
 
 def defaultCores() -> int:

@@ -20,6 +20,7 @@ from SegVizSlicerLib.Report import Outcome
 from SegVizSlicerLib.RoundsView import RoundsView
 from SegVizSlicerLib.SiteKit import KitInfo, certificateOf
 from SegVizSlicerLib.State import explain
+from SegVizSlicerLib.StudyModels import StudyModels
 
 FOLLOW_MS = 500
 
@@ -38,7 +39,7 @@ class FederationPanel:
         self.window, self.logic = window, logic
         self.askConsent, self.ask = askConsent, ask
         self._connected: tuple[str, ...] = ()
-        self._imported: set[Path] = set()
+        self.models = StudyModels(window.segment.addModel)
         ui = window.ui
         self.labelSet = LabelSetTable(ui.labelSetSelector, ui.labelTable, window.updateGUI)
         self.rounds = RoundsView(ui)
@@ -52,7 +53,7 @@ class FederationPanel:
         self._timer.timeout.connect(self.follow)
 
     def restore(self) -> None:
-        """Fill in what the user chose last time, and follow a site that is still running."""
+        """Fill in what the user chose last time, show the last site, and follow it while it is running."""
         ui, settings = self.window.ui, qt.QSettings()
         self.labelSet.offer(())
         ui.casesPath.setCurrentPath(str(settings.value("SegViz/cases", "") or ""))
@@ -60,6 +61,7 @@ class FederationPanel:
         self.coordinator.restore()
         if self.joined():
             self._timer.start()
+        if self.logic.site is not None:
             self.follow()
 
     # -- what others ask
@@ -127,11 +129,13 @@ class FederationPanel:
 
     def withdraw(self) -> None:
         """Withdraw consent: a running site leaves, and its folder with all its state is deleted."""
+        assert self.kit is not None
+        kit = self.kit
         consent.withdrawConsent()
         if self.joined():
-            self.logic.leave(lambda _outcome: self._forgetSite())
+            self.logic.leave(lambda _outcome: self._forgetSite(kit))
         else:
-            self._forgetSite()
+            self._forgetSite(kit)
         self.window.updateGUI()
 
     def joinOrLeave(self) -> None:
@@ -152,7 +156,7 @@ class FederationPanel:
         status = self.logic.status()
         if not self.logic.busy:
             self.rounds.showStatus(status)
-        self._importModel()
+        self.models.importNew(self.logic.metaModels())
         if not status.running and not self.logic.busy:
             self._timer.stop()
             self.window.updateGUI()
@@ -250,21 +254,19 @@ class FederationPanel:
         self._timer.stop()
         self.window.updateGUI()
 
-    def _forgetSite(self) -> None:
-        self.logic.forgetSite()
+    def _forgetSite(self, kit: KitInfo) -> None:
+        try:
+            self.logic.forgetSite(kit)
+        except OSError as error:
+            text = _("Consent withdrawn, but {path} could not be deleted ({why}): delete it by hand.")
+            self.say(text.format(path=self.logic.siteFolder(kit), why=error.strerror or error), failed=True)
+        else:
+            self.say(_("Consent withdrawn; the site's state was deleted."))
         self.rounds.showStatus(self.logic.status())
-        self.say(_("Consent withdrawn; the site's state was deleted."))
         self.window.updateGUI()
 
     def _progress(self, stage: str, done: int, total: int) -> None:
         self.rounds.showProgress(stage, done, total)
-
-    def _importModel(self) -> None:
-        """The meta-model of a finished study goes into the Segment list by itself."""
-        for path in self.logic.metaModels():
-            if path not in self._imported:
-                self._imported.add(path)
-                self.window.segment.addModel(path)
 
     def say(self, text: str, *, failed: bool = False) -> None:
         """One sentence under the buttons; a failure goes into the log too."""

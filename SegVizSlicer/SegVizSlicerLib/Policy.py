@@ -1,9 +1,10 @@
 """The administrator's policy file: fixes the coordinator, its certificate and the models, or bars federation.
 
-{"address": "seg.hospital.org:9092", "certificate": "/etc/segviz/ca.crt", "models": "/srv/segviz/models",
+{"address": "seg.hospital.org:9443", "certificate": "/etc/segviz/ca.crt", "models": "/srv/segviz/models",
  "federation": true}
 
-Looked for in $SEGVIZ_POLICY, then beside the module file. All entries are optional.
+Looked for in $SEGVIZ_POLICY, then beside the module file. All entries are optional. A variable that names no file bars
+federation: a share that is away must not lift a policy.
 """
 
 import json
@@ -40,8 +41,9 @@ class Policy:
 
 def readPolicy(moduleFolder: Path) -> Policy:
     """The policy in force; a file that cannot be read bars federation rather than being ignored."""
-    path = Path(os.environ.get("SEGVIZ_POLICY") or moduleFolder / FILE_NAME)
-    if not path.exists():
+    named = os.environ.get("SEGVIZ_POLICY")
+    path = Path(named or moduleFolder / FILE_NAME)
+    if not named and not path.exists():
         return Policy()
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -21,6 +21,7 @@ STANDARD_LIBRARY = {
     "federation.coordinator_commands",
     "federation.schema",
     "federation.settings",
+    "federation.way_out",
     "labels",
     "local_socket",
     "model_commands",

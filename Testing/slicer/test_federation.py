@@ -156,7 +156,14 @@ class TestConsent:
     def test_the_dialog_is_itemised_and_waits_for_the_check_box(self, kit):
         dialog = ConsentDialog(readKit(kit), ("liver",))
         text = "\n".join(label.text for label in dialog.findChildren("QLabel"))
-        for words in ("demo at 127.0.0.1:9443", "Certificate ", "Model weights", "Loss and Dice", "Site name: north"):
+        for words in (
+            "demo at 127.0.0.1:9443",
+            "Certificate ",
+            "Model weights",
+            "Loss and Dice",
+            "Site name: north",
+            "and its weights",
+        ):
             assert words in text
         assert "Images, segmentations, DICOM tags, file names" in text
         assert "None from the coordinator: only SegViz as installed here is run." in text
@@ -241,6 +248,37 @@ class TestConnection:
     def test_no_such_computer(self, certificate):
         assert connectionProblem("no-such-host.invalid:9443", certificate) == (
             "There is no computer named no-such-host.invalid: check the address."
+        )
+
+    def test_a_proxy_on_the_way_is_named(self, certificate, monkeypatch):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            proxy = f"127.0.0.1:{free.getsockname()[1]}"
+        monkeypatch.setenv("HTTPS_PROXY", f"http://ann:secret@{proxy}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert connectionProblem("seg.hospital.test:9443", certificate) == (
+            f"No connection to seg.hospital.test:9443 through the proxy {proxy}: Connection refused. "
+            "The proxy must allow CONNECT to this port."
+        )
+
+    def test_a_proxy_that_refuses_is_quoted(self, certificate, monkeypatch):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def refuse():
+                client, _address = listener.accept()
+                client.recv(4096)
+                client.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+                client.close()
+
+            threading.Thread(target=refuse, daemon=True).start()
+            proxy = f"127.0.0.1:{listener.getsockname()[1]}"
+            monkeypatch.setenv("HTTPS_PROXY", proxy)
+            monkeypatch.delenv("NO_PROXY", raising=False)
+            monkeypatch.delenv("no_proxy", raising=False)
+            problem = connectionProblem("seg.hospital.test:9443", certificate)
+        assert problem == (
+            f"No connection to seg.hospital.test:9443 through the proxy {proxy}: Tunnel connection failed: 403 "
+            "Forbidden. The proxy must allow CONNECT to this port."
         )
 
     def test_another_service(self, certificate):
@@ -337,6 +375,12 @@ class TestPolicy:
         (tmp_path / "other.json").write_text('{"federation": false}')
         monkeypatch.setenv("SEGVIZ_POLICY", str(tmp_path / "other.json"))
         assert readPolicy(tmp_path) == Policy(federation=False)
+
+    def test_a_variable_that_names_no_file_bars_federation(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("SEGVIZ_POLICY", str(tmp_path / "away.json"))
+        policy = readPolicy(tmp_path)
+        assert not policy.federation
+        assert "away.json cannot be used" in policy.problem
 
     def test_a_file_that_cannot_be_read_bars_federation_and_says_so(self, tmp_path):
         for text in ("{", '{"adress": "a:1"}', '{"federation": "no"}'):

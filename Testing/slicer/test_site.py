@@ -1,6 +1,7 @@
 """A site that has joined, as the window shows it: rounds, who is online, and how it leaves."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import qt
 import slicer
 from joining import connected, make_ready
-from scenes import FakeProcess
+from scenes import FakeProcess, make_window
 from SegVizSlicerLib.Question import askChoice
 from SegVizSlicerLib.SiteKit import readKit
 from SegVizSlicerLib.SiteRecord import SiteRecord
@@ -119,6 +120,53 @@ def test_a_finished_study_s_model_appears_in_the_segment_list(window, user_folde
     window.federation.logic.site = site
     window.federation.follow()
     assert window.ui.modelSelector.currentText.startswith("together")
+
+
+def test_a_study_that_finished_while_slicer_was_closed_is_found_at_the_next_start(user_folder):
+    from scenes import write_model
+
+    write_rows(user_folder / "sites" / "older", {"event": "state", "state": "left", "message": "Left long ago."})
+    os.utime(user_folder / "sites" / "older" / "status.jsonl", (0, 0))
+    site = user_folder / "sites" / "demo-north"
+    write_rows(site, {"event": "state", "state": "finished", "message": "The study is finished."})
+    (site / "work").mkdir()
+    write_model(site / "work" / "meta_model.safetensors", study="together")
+    window = make_window(user_folder)
+    assert window.ui.modelSelector.currentText.startswith("together")
+    assert window.ui.federationStatus.text == "The study is finished."
+    # What its user deletes or deselects afterwards stays so.
+    for path in (user_folder / "models").iterdir():
+        path.unlink()
+    again = make_window(user_folder)
+    assert again.segment.models == []
+
+
+def test_withdraw_after_a_restart_deletes_what_the_site_has_kept(user_folder, kit, monkeypatch):
+    window = make_window(user_folder)
+    make_ready(window, kit, user_folder, monkeypatch)
+    site = window.federation.logic.siteFolder(readKit(kit))
+    write_rows(site, {"event": "state", "state": "left", "message": "Left."})
+    again = make_window(user_folder)
+    again.federation.labelSet.offer(())
+    make_ready(again, kit, user_folder, monkeypatch)
+    again.ui.withdrawButton.click()
+    assert again.ui.federationStatus.text == "Consent withdrawn; the site's state was deleted."
+    assert not site.exists()
+
+
+def test_what_withdraw_cannot_delete_is_named(window, kit, user_folder, monkeypatch):
+    make_ready(window, kit, user_folder, monkeypatch)
+    site = window.federation.logic.siteFolder(readKit(kit))
+    site.mkdir(parents=True)
+
+    def refused(path):
+        raise PermissionError(13, "Access is denied", str(path))
+
+    monkeypatch.setattr("SegVizSlicerLib.FederationLogic.shutil.rmtree", refused)
+    window.ui.withdrawButton.click()
+    assert window.ui.federationStatus.text == (
+        f"Consent withdrawn, but {site} could not be deleted (Access is denied): delete it by hand."
+    )
 
 
 def write_rows(site, *rows):
