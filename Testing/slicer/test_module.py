@@ -20,6 +20,7 @@ CORE_ALLOWED = {
     "segviz_core",
     "segviz_core.errors",
     "segviz_core.federation.running",
+    "segviz_core.federation.way_out",
     "segviz_core.labels",
     "segviz_core.model_header",
 }
