@@ -4,7 +4,7 @@ import pytest
 
 from segviz_core.errors import InputError
 from segviz_core.experiments.comparisons import comparisons
-from segviz_core.experiments.summaries import table_entries
+from segviz_core.experiments.summaries import ablation_entries, table_entries
 
 COLUMNS = ["case", "organ", "dice", "truth_ml"]
 
@@ -46,3 +46,17 @@ def test_seeds_and_folds_that_disagree_widen_the_interval(repeats) -> None:
 
     assert width(0.0, 0.0, 0.0) < 0.011
     assert width(-0.2, 0.0, 0.2) > 0.35
+
+
+def test_a_variant_is_held_to_the_same_variant_of_other_rows() -> None:
+    plain = [result("segviz+", 0, [0.6]), result("single", 0, [0.5])]
+    other = [
+        {**result("segviz+", 4, [0.7]), "variant": "other-seed"},
+        {**result("single", 4, [0.4]), "variant": "other-seed"},
+    ]
+    entries = [*table_entries([*plain, *other]), *ablation_entries([*plain, *other])]
+    means = {(one.variant, one.other): one.difference.mean for one in comparisons(entries) if one.organ == "mean"}
+    assert means == {
+        ("", "single, personal"): pytest.approx(0.1),
+        ("other-seed", "single, other-seed, personal"): pytest.approx(0.3),
+    }

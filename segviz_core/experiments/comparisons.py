@@ -16,9 +16,13 @@ NOT_INFERIOR = 0.02
 
 @dataclass(frozen=True)
 class Comparison:
-    """segviz+ (in `evaluation`) minus another entry, in Dice of `organ` or their `mean`; `p_holm` within the family."""
+    """segviz+ (in `evaluation`) minus another entry of the same `variant`, in Dice of `organ` or their `mean`.
+
+    `p_holm` is within the family.
+    """
 
     evaluation: str
+    variant: str
     other: str
     nodes: int
     organ: str
@@ -35,12 +39,12 @@ class Comparison:
 def comparisons(entries: Sequence[Entry]) -> list[Comparison]:
     """All of them: a family is one evaluation of segviz+ at one number of nodes, against the rows it can be held to.
 
-    Against `single` (1 node) it is compared on the organs that it has. Repeats that only one of the two has are left
-    out.
+    Variants are held to the same variant of other rows. Against `single` (1 node) it is compared on the organs that it
+    has. Repeats that only one of the two has are left out.
     """
     found = []
     for ours in entries:
-        if ours.mode != OURS or ours.evaluation == "personal":
+        if ours.mode != OURS or ours.evaluation in ("personal", "experts"):
             continue
         family = []
         for other in entries:
@@ -50,13 +54,15 @@ def comparisons(entries: Sequence[Entry]) -> list[Comparison]:
                         family.append((other, organ, difference))
         adjusted = holm([difference.p for _, _, difference in family])
         found += [
-            Comparison(ours.evaluation, other.label, ours.nodes, organ, difference, p)
+            Comparison(ours.evaluation, ours.variant, other.label, ours.nodes, organ, difference, p)
             for (other, organ, difference), p in zip(family, adjusted, strict=True)
         ]
     return found
 
 
 def _comparable(ours: Entry, other: Entry) -> bool:
+    if other.variant != ours.variant:
+        return False
     if other.mode == "single":
         return True
     if other.nodes != ours.nodes or other.evaluation == "personal":

@@ -44,7 +44,7 @@ def write_table(folder: Path) -> Path:
     entries, ablations, extensions = table_entries(results), ablation_entries(results), extension_rows(results)
     if not entries:
         raise InputError(f"{folder}: expected the result of a row, found variants only.", hint="Run the rows first.")
-    compared = comparisons(entries)
+    compared = comparisons([*entries, *ablations])
     content = _Content(profile, entries, ablations, extensions, compared)
     write_json(folder / "table.json", [entry.to_dict() for entry in entries])
     write_json(folder / "ablation.json", [entry.to_dict() for entry in ablations])
@@ -179,12 +179,18 @@ def _comparison_table(compared: Sequence[Comparison]) -> tuple[list[str], list[l
             str(d.pairs),
         ]
         by_organ = [_starred(organs[organ]) if organ in organs else "-" for organ in ORDER]
-        rows.append([mean.evaluation, mean.other, str(mean.nodes), *numbers, *by_organ])
+        ours = f"{mean.variant}, {mean.evaluation}" if mean.variant else mean.evaluation
+        rows.append([ours, mean.other, str(mean.nodes), *numbers, *by_organ])
     return heads, rows
 
 
 def _same_rows(one: Comparison, other: Comparison) -> bool:
-    return (one.evaluation, one.other, one.nodes) == (other.evaluation, other.other, other.nodes)
+    return (one.evaluation, one.variant, one.other, one.nodes) == (
+        other.evaluation,
+        other.variant,
+        other.other,
+        other.nodes,
+    )
 
 
 def _starred(one: Comparison) -> str:
