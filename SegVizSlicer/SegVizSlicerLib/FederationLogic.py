@@ -149,7 +149,8 @@ class FederationLogic:
 
     def _lastSite(self) -> Path | None:
         """The site that is running, else the one that was heard of last."""
-        sites = sorted(self._folder.iterdir(), key=_lastWritten) if self._folder.is_dir() else []
+        folders = [path for path in self._folder.iterdir() if path.is_dir()] if self._folder.is_dir() else []
+        sites = sorted(folders, key=_lastWritten)
         return next((site for site in sites if isRunning(site)), sites[-1] if sites else None)
 
 

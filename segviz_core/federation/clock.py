@@ -23,7 +23,7 @@ def seconds_ahead(address: str, authority: Path) -> float | None:
     try:
         host, _, port = address.rpartition(":")
         context = ssl.create_default_context(cafile=str(authority))
-        connection = connection_to(host, int(port), context=context, timeout=_PATIENCE_S)
+        connection = connection_to(host.strip("[]"), int(port), context=context, timeout=_PATIENCE_S)
         connection.request("GET", "/")
         date = connection.getresponse().headers["Date"]
         connection.close()
