@@ -130,7 +130,7 @@ def _check_setups(same: Sequence[Mapping[str, Any]]) -> None:
         for part in ("setup", "study"):
             ours, theirs = same[0].get(part) or {}, result.get(part) or {}
             for name in sorted((set(ours) | set(theirs)) - free):
-                if ours.get(name) != theirs.get(name):
+                if (ours.get(name) or None) != (theirs.get(name) or None):  # off is as good as not known yet
                     raise InputError(
                         f"{same[0]['name']} and {result['name']}: expected the same {name} in all repeats of a row, "
                         f"found {ours.get(name)} and {theirs.get(name)}.",
