@@ -1,5 +1,6 @@
 """Every row of the table on the smoke phantoms: trained, scored, resumed after a kill, and put into a table."""
 
+import base64
 import json
 from dataclasses import replace
 
@@ -169,7 +170,11 @@ def test_published_numbers_stand_in_columns_of_their_own(finished, table) -> Non
     assert head.endswith("| SegViz poster | arXiv 2301.07074 |")
     single = next(row for row in rows if row.startswith("| single, personal |"))
     assert ".88±.15 / .79±.17 / .46±.20 / .64±.21" in single.split(" | ")[-2]
-    assert "phantoms: these numbers say nothing about patients" in (folder / "table.html").read_text(encoding="utf-8")
+    text = (folder / "table.html").read_text(encoding="utf-8")
+    assert "phantoms: these numbers say nothing about patients" in text
+    picture = (folder / "dice.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert base64.b64encode(picture).decode() in text
 
 
 def test_experts_are_an_ablation_not_a_row(finished, table) -> None:

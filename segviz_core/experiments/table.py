@@ -1,7 +1,7 @@
 """The table of a profile, from the results of its runs: table.{json,csv,md,html}, ablation.json, published.json.
 
-extensions.json holds the runs in which sites overlap, come late or leave, statistics.json the paired comparisons,
-details.json the further scores and the costs.
+dice.png shows every case of every row. extensions.json holds the runs in which sites overlap, come late or leave,
+statistics.json the paired comparisons, details.json the further scores and the costs.
 """
 
 import csv
@@ -17,7 +17,7 @@ from segviz_core.experiments.comparisons import NOT_INFERIOR, Comparison, compar
 from segviz_core.experiments.extension_table import EXPLAINED, Row, extension_rows, extension_table
 from segviz_core.experiments.page import data_uri, page, table
 from segviz_core.experiments.plan import ORDER
-from segviz_core.experiments.plots import learning_curves, traffic
+from segviz_core.experiments.plots import dice_per_case, learning_curves, traffic
 from segviz_core.experiments.published import PUBLISHED
 from segviz_core.experiments.results import read_results
 from segviz_core.experiments.summaries import Entry, ablation_entries, table_entries
@@ -52,6 +52,8 @@ def write_table(folder: Path) -> Path:
     write_json(folder / "published.json", [row.to_dict() for row in PUBLISHED])
     write_json(folder / "statistics.json", [comparison.to_dict() for comparison in compared])
     write_json(folder / "details.json", [{"row": e.label, "nodes": e.nodes, **e.details()} for e in entries])
+    with replacing(folder / "dice.png") as temporary:
+        temporary.write_bytes(dice_per_case(entries))
     _write(folder / "table.csv", _csv(entries))
     _write(folder / "table.md", _markdown(content))
     _write(folder / "table.html", _html(content))
@@ -112,7 +114,12 @@ def _html(of: _Content) -> str:
         sections.append(("Extensions", EXPLAINED, extension_table(of.extensions)))
     for title, caption, (heads, rows) in sections:
         body.append(f"<h2>{escape(title)}</h2>" + table(caption, heads, [[escape(c) for c in row] for row in rows]))
-    for title, png in (("Learning", learning_curves(of.entries)), ("Traffic", traffic(of.entries))):
+    pictures = {
+        "Every test case": dice_per_case(of.entries),
+        "Learning": learning_curves(of.entries),
+        "Traffic": traffic(of.entries),
+    }
+    for title, png in pictures.items():
         body.append(f'<h2>{title}</h2><figure><img src="{data_uri(png)}" alt="{title}"></figure>')
     return page(f"SegViz: {of.profile}", "".join(body), wide=True)
 
