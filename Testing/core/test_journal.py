@@ -23,6 +23,8 @@ def test_line_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
     journal.append(path, "join")
     path.write_bytes(path.read_bytes() + b'{"time": 1.0, "ev')
     assert [row["event"] for row in journal.read(path)] == ["join"]
+    journal.append(path, "leave")
+    assert [row["event"] for row in journal.read(path)] == ["join", "leave"]
 
 
 def test_nan_never_breaks_a_line(tmp_path: Path) -> None:

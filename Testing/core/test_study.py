@@ -218,6 +218,19 @@ def test_history_records_bytes_seconds_and_metrics_and_survives_a_cut_line(tmp_p
     assert train["sites"]["north"]["metrics"]["loss"] == 1.0
 
 
+@pytest.mark.parametrize("left", [0, 25])
+def test_row_that_a_kill_kept_out_of_the_history_is_written_by_the_next_server(tmp_path, left):
+    study = toy_study(tmp_path)
+    run_study(study, toy_sites(study))
+    path = tmp_path / "history.jsonl"
+    whole, lines = study.history(), path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + lines[-1][:left])
+    assert len(study.history()) == len(whole) - 1
+    for _ in range(2):
+        Study(tmp_path).refresh()
+        assert Study(tmp_path).history() == whole
+
+
 def test_damaged_checkpoint_is_named_with_a_way_out(tmp_path):
     study = toy_study(tmp_path)
     run_study(study, toy_sites(study))

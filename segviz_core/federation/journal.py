@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,17 @@ from typing import Any
 
 def append(path: Path, event: str, **values: Any) -> None:
     """Add one line with the time (seconds since 1970) and `event`; NaN is written as null."""
-    line = json.dumps(_plain({"time": round(time.time(), 3), "event": event, **values})) + "\n"
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    add_row(path, _plain({"time": round(time.time(), 3), "event": event, **values}))
+
+
+def add_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add one line; one that a kill or a full disk cut short before stays a line of its own."""
+    line = json.dumps(row, allow_nan=False) + "\n"
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
     try:
+        if size := os.lseek(file, 0, os.SEEK_END):
+            os.lseek(file, size - 1, os.SEEK_SET)
+            line = line if os.read(file, 1) == b"\n" else "\n" + line
         os.write(file, line.encode())  # one call: lines of several processes never mix
     finally:
         os.close(file)

@@ -42,7 +42,7 @@ class StudyState:
 
     `amendments` of the plan are (round after which, what), see schedule.py. `gates` and `calibration` hold, per organ,
     the teacher gate g_k and (temperature, threshold); `norms` the norm layers of each site in FEDBN mode; `momentum`
-    the server's momentum, empty unless used.
+    the server's momentum, empty unless used. `row` is what history.jsonl gets of the last finished round.
     """
 
     representation: Arrays
@@ -55,6 +55,7 @@ class StudyState:
     gates: dict[str, float] = field(default_factory=dict)
     calibration: dict[str, tuple[float, float]] = field(default_factory=dict)
     dice: dict[str, float] = field(default_factory=dict)
+    row: dict[str, Any] | None = None
 
     @property
     def active(self) -> dict[str, Member]:
@@ -91,6 +92,7 @@ class StudyState:
             "gates": self.gates,
             "calibration": self.calibration,
             "dice": self.dice,
+            "row": self.row,
         }
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={"state": json.dumps(plain)})
@@ -125,6 +127,7 @@ class StudyState:
             gates=plain["gates"],
             calibration={organ: (t, h) for organ, (t, h) in plain["calibration"].items()},
             dice=plain["dice"],
+            row=plain.get("row"),
         )
 
 

@@ -3,7 +3,6 @@
 No flwr, no torch: the same object serves the runner in one process and Flower's ServerApp.
 """
 
-import json
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +54,7 @@ class Study:
         self._durations = Durations()
         self._experts = Experts(folder / "experts")
         self._news: dict[str, Setting] = {}
+        self._history_is_whole = False
         self._begin_round()
 
     @property
@@ -79,6 +79,8 @@ class Study:
 
     def refresh(self) -> None:
         """Follow the coordinator's word on sites that left or are to be erased; the latter may begin phase 2 anew."""
+        if not self._history_is_whole:
+            self._write_lost_row()
         registered = self._registered()
         mark_left(self.state, registered)
         for member in to_erase(self.state, registered):
@@ -181,9 +183,9 @@ class Study:
         if row["complete"]:
             self._finish_stage()
             self.state.finished += 1
+            self.state.row = row
             self.state.save(self.folder / CHECKPOINT_FILE)
-        with (self.folder / HISTORY_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        journal.add_row(self.folder / HISTORY_FILE, row)
         if row["complete"]:
             self._answers.clear()
             self._begin_round()
@@ -209,6 +211,13 @@ class Study:
     def history(self) -> list[dict[str, Any]]:
         """All rows of history.jsonl; a last line cut short by a kill is left out."""
         return journal.read(self.folder / HISTORY_FILE)
+
+    def _write_lost_row(self) -> None:
+        """A server that was killed between the checkpoint and history.jsonl has kept the round's row in the former."""
+        row = self.state.row
+        if row is not None and row["time"] not in [known["time"] for known in self.history()]:
+            journal.add_row(self.folder / HISTORY_FILE, row)
+        self._history_is_whole = True
 
     def _begin_round(self) -> None:
         self.rounds: Sequence[Round] = schedule(self.settings, self.state.amendments)
