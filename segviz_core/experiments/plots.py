@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from segviz_core.experiments.plan import ORDER
+from segviz_core.experiments.plan import ORDER, ROWS
 from segviz_core.experiments.summaries import Entry
 
-_COLORS = ("#1f6f8b", "#c0542b", "#4c8c4a", "#7b5aa6", "#b8860b", "#5a6b7b", "#a83f6f", "#2f9e94", "#000000")
+_PALETTE = ("#1f6f8b", "#c0542b", "#4c8c4a", "#7b5aa6", "#b8860b", "#5a6b7b", "#a83f6f", "#2f9e94", "#000000")
+_COLORS = dict(zip(ROWS, _PALETTE, strict=True))
 _TEXT, _GRID = "#1d2733", "#d5dbe1"
 _BESIDE = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": _TEXT}
 
@@ -23,7 +24,8 @@ def dice_per_case(entries: Sequence[Entry]) -> bytes:
     panels = figure.subplots(1, len(ORDER) + 1, sharey=True)
     names = [entry.mode + _partly(entry, repeats) for entry in chosen]
     for axes, organ in zip(panels, (*ORDER, None), strict=True):
-        for y, (entry, color) in enumerate(zip(chosen, _COLORS, strict=False)):
+        for y, entry in enumerate(chosen):
+            color = _COLORS[entry.mode]
             values = list(entry.case_dice(organ).values())
             if values:
                 mean = entry.to_dict()["dice"][organ or "mean"]
@@ -43,7 +45,7 @@ def learning_curves(entries: Sequence[Entry]) -> bytes:
     """Mean test Dice against steps per site, mean over the repeats; for the reader only, nothing is selected by it."""
     figure = Figure(figsize=(9, 4.6), facecolor="white", layout="constrained")
     axes = figure.subplots()
-    for color, entry in zip(_COLORS, _one_per_mode(entries), strict=False):
+    for entry in _one_per_mode(entries):
         points: dict[int, list[float]] = {}
         for result in entry.results:
             for row in result["curve"]:
@@ -51,7 +53,14 @@ def learning_curves(entries: Sequence[Entry]) -> bytes:
                     points.setdefault(row["step"], []).append(row["dice/mean"])
         if points:
             steps = sorted(points)
-            axes.plot(steps, [np.mean(points[s]) for s in steps], marker="o", ms=4, color=color, label=entry.mode)
+            axes.plot(
+                steps,
+                [np.mean(points[s]) for s in steps],
+                marker="o",
+                ms=4,
+                color=_COLORS[entry.mode],
+                label=entry.mode,
+            )
     axes.set_xlabel("Training steps per site", color=_TEXT)
     axes.set_ylabel("Mean Dice on the test cases", color=_TEXT)
     return _finished(figure, axes)
@@ -61,7 +70,8 @@ def traffic(entries: Sequence[Entry]) -> bytes:
     """Mean Dice against megabytes that a site sent and received."""
     figure = Figure(figsize=(9, 4.6), facecolor="white", layout="constrained")
     axes = figure.subplots()
-    for color, entry in zip(_COLORS, _one_per_mode(entries), strict=False):
+    for entry in _one_per_mode(entries):
+        color = _COLORS[entry.mode]
         values = entry.to_dict()
         axes.scatter(values["bytes_per_site"] / 1e6, values["dice"]["mean"], color=color, label=entry.mode, zorder=3)
     axes.set_xlabel("Megabytes per site, sent and received", color=_TEXT)
