@@ -77,6 +77,8 @@ def test_teacher_shift_out_of_range_is_refused():
         StudySettings("s", teacher_shift=11)
     with pytest.raises(InputError, match="teacher_pieces: expected 0 to 1, found 2"):
         StudySettings("s", teacher_pieces=2)
+    with pytest.raises(InputError, match="teacher_norm: expected 0 to 1, found 1.5"):
+        StudySettings("s", teacher_norm=1.5)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ import shutil
 import numpy as np
 import pytest
 from scipy import ndimage
-from toy_cases import toy_settings, toy_site
+from toy_cases import PATCH, toy_settings, toy_site
 
 from segviz_core.atomic import write_json
 from segviz_core.errors import Cancelled, InputError
 from segviz_core.experiments.runner import run_study
-from segviz_core.federation import session
+from segviz_core.federation import pseudo_labels, session
 from segviz_core.federation.export import meta_model_of
 from segviz_core.federation.packets import Packet
 from segviz_core.federation.session import SiteSession
@@ -18,6 +18,7 @@ from segviz_core.federation.study import Study
 from segviz_core.federation.transport import compact
 from segviz_core.federation.weights import create_study
 from segviz_core.meta_model import MetaModel
+from segviz_core.norm_statistics import adapted
 from segviz_core.openvino_graph import build_graph
 from segviz_core.training import train
 
@@ -197,6 +198,23 @@ def test_sites_leave_out_the_small_pieces_that_the_study_leaves_out(tmp_path):
             for target in case.targets.values()
         ]
         assert max(pieces) > 1 if share == 0 else max(pieces) <= 1
+
+
+def test_experts_label_with_the_norm_statistics_that_the_study_says(tmp_path, monkeypatch):
+    shares = []
+
+    def recorded(network, case, *, share, patch_size):
+        shares.append((share, set(case.masks), tuple(patch_size)))
+        return adapted(network, case, share=share, patch_size=patch_size)
+
+    monkeypatch.setattr(pseudo_labels, "adapted", recorded)
+    targets = []
+    for share in (0.0, 0.75):
+        _, sites = run(tmp_path / str(share), teacher_norm=share)
+        targets.append(np.array(sites["2"].site.training_cases[0].targets["liver"]))
+    assert {share for share, *_ in shares} == {0.75}
+    assert (0.75, {"spleen"}, PATCH) in shares
+    assert not np.array_equal(*targets)
 
 
 def test_sites_train_with_the_contrast_and_the_loss_of_the_study(tmp_path, monkeypatch):

@@ -1,9 +1,9 @@
 """Soft maps of the organs a site does not annotate, made once per volume by the other sites' experts (method.md 4).
 
 t_j is kept as uint8 (255 = certain) on the network's grid, zero inside the case's own annotated organs, which exclude
-it. On scanners that it was not trained on, an expert misses more of its organ than it invents: `shift` is added to its
-logits. What it invents there mostly lies apart: pieces smaller than the share `pieces` of the organ's largest are left
-out (docs/method_log.md).
+it. An expert knows one scanner: the share `norm` of its norm statistics is replaced by those of the CT it labels. Where
+it still errs, it misses more of its organ than it invents: `shift` is added to its logits. What it invents mostly lies
+apart: pieces smaller than the share `pieces` of the organ's largest are left out (docs/method_log.md).
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -18,6 +18,7 @@ from scipy import ndimage
 from segviz_core.cases import Case
 from segviz_core.mapped_arrays import map_arrays, save_arrays
 from segviz_core.network import SegVizNet
+from segviz_core.norm_statistics import adapted
 from segviz_core.torch_inference import margins
 
 
@@ -37,6 +38,7 @@ def write_targets(
     patch_size: Sequence[int],
     shift: float = 0.0,
     pieces: float = 0.0,
+    norm: float = 0.0,
     keep: Collection[str] = (),
     on_case: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -48,7 +50,7 @@ def write_targets(
     folder.mkdir(parents=True, exist_ok=True)
     for i, case in enumerate(cases):
         maps = {organ: np.array(target) for organ, target in case.targets.items() if organ in keep}
-        maps |= soft_maps(case, teachers, patch_size=patch_size, shift=shift, pieces=pieces)
+        maps |= soft_maps(case, teachers, patch_size=patch_size, shift=shift, pieces=pieces, norm=norm)
         case.targets = {}  # Windows replaces no file that is mapped
         save_arrays(folder / f"{case.name}.safetensors", maps)
         case.targets = map_arrays(folder / f"{case.name}.safetensors")
@@ -65,7 +67,13 @@ def load_targets(work: Path, cases: Sequence[Case]) -> None:
 
 
 def soft_maps(
-    case: Case, teachers: Sequence[Teacher], *, patch_size: Sequence[int], shift: float = 0.0, pieces: float = 0.0
+    case: Case,
+    teachers: Sequence[Teacher],
+    *,
+    patch_size: Sequence[int],
+    shift: float = 0.0,
+    pieces: float = 0.0,
+    norm: float = 0.0,
 ) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
     """Weighted mean probability of the teachers per foreign organ, as uint8 (X, Y, Z)."""
     total: dict[str, float] = {}
@@ -74,7 +82,8 @@ def soft_maps(
         organs = [organ for organ in teacher.weights if organ not in case.masks]
         if not organs:
             continue
-        maps = margins(teacher.network, case.intensities, organs=organs, patch_size=patch_size)
+        network = adapted(teacher.network, case, share=norm, patch_size=patch_size) if norm else teacher.network
+        maps = margins(network, case.intensities, organs=organs, patch_size=patch_size)
         for organ, margin in zip(organs, maps, strict=True):
             weight = teacher.weights[organ]
             p = weight / (1 + np.exp(-np.clip(margin + np.float32(shift), -30, 30)))

@@ -102,10 +102,11 @@ class Requests:
         if untaught := sorted(left - taught):
             arrays[f"expert/{len(others)}/representation"] = self.state.representation
             arrays |= {f"expert/{len(others)}/head/{organ}": self.state.heads[organ] for organ in untaught}
-        shift = 0.0 if self.last_model_teaches else self.settings.teacher_shift  # that model knows all scanners
+        adapt = not self.last_model_teaches  # that model knows the CTs of all sites
         own: dict[str, Setting] = {
             "organs": ",".join(self._foreign(member)),
-            "teacher_shift": shift,
+            "teacher_shift": self.settings.teacher_shift if adapt else 0.0,
+            "teacher_norm": self.settings.teacher_norm if adapt else 0.0,
             "teacher_pieces": self.settings.teacher_pieces,
         }
         return self._packet("label", news, own, arrays, metrics)

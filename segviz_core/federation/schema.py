@@ -92,6 +92,7 @@ REQUEST = Schema(
         "proximal": (float, 0.0, 100.0),
         "teacher_shift": (float, -10.0, 10.0),
         "teacher_pieces": (float, 0.0, 1.0),
+        "teacher_norm": (float, 0.0, 1.0),
         "send_heads": (bool, 0, 1),
         "fixed_norm": (bool, 0, 1),
         "calibrate": (bool, 0, 1),

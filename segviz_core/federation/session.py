@@ -133,6 +133,7 @@ class SiteSession:
             patch_size=self.settings.patch_size,
             shift=float(request.settings.get("teacher_shift", 0.0)),
             pieces=float(request.settings.get("teacher_pieces", 0.0)),
+            norm=float(request.settings.get("teacher_norm", 0.0)),
             on_case=lambda i, n: on_progress("label", i, n),
         )
         return self._reply(request)

@@ -34,7 +34,8 @@ class StudySettings:
     they are and are what the sites normalise with. `transport` "fp16" halves the bytes of a round (transport.py).
 
     `teacher_shift` is added to the logits with which an expert labels the organs that a site does not annotate; pieces
-    smaller than the share `teacher_pieces` of an organ's largest piece are then left out (pseudo_labels.py).
+    smaller than the share `teacher_pieces` of an organ's largest piece are then left out (pseudo_labels.py). Before that
+    the share `teacher_norm` of the expert's norm statistics gives way to those of the CT it labels (norm_statistics.py).
 
     `coarse_share` of the patches are seen at two or three times the contract's spacing: what `segment --fast` and the
     pass that locates the organs need (batches.py). `contrast` bounds the random curve of HU that every patch is seen
@@ -70,6 +71,7 @@ class StudySettings:
     foreign_ramp: float = 0.2
     teacher_shift: float = 0.0
     teacher_pieces: float = 0.0
+    teacher_norm: float = 0.0
     proximal: float | None = None
     bn_stats: str = "average"
     fixed_norm: float = 0.0
@@ -110,6 +112,8 @@ class StudySettings:
             raise InputError(f"teacher_shift: expected -10 to 10, found {self.teacher_shift}.")
         if not 0 <= self.teacher_pieces <= 1:
             raise InputError(f"teacher_pieces: expected 0 to 1, found {self.teacher_pieces}.")
+        if not 0 <= self.teacher_norm <= 1:
+            raise InputError(f"teacher_norm: expected 0 to 1, found {self.teacher_norm}.")
         if not 0 <= self.fixed_norm <= 1:
             raise InputError(f"fixed_norm: expected 0 to 1, found {self.fixed_norm}.")
         if self.pace and self.pace < 1:
