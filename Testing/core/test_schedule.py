@@ -77,7 +77,7 @@ def test_teacher_shift_out_of_range_is_refused():
         StudySettings("s", teacher_shift=11)
     with pytest.raises(InputError, match="teacher_pieces: expected 0 to 1, found 2"):
         StudySettings("s", teacher_pieces=2)
-    with pytest.raises(InputError, match="teacher_norm: expected 0 to 1, found 1.5"):
+    with pytest.raises(InputError, match=r"teacher_norm: expected 0 to 1, found 1\.5"):
         StudySettings("s", teacher_norm=1.5)
 
 

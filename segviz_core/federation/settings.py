@@ -34,8 +34,8 @@ class StudySettings:
     they are and are what the sites normalise with. `transport` "fp16" halves the bytes of a round (transport.py).
 
     `teacher_shift` is added to the logits with which an expert labels the organs that a site does not annotate; pieces
-    smaller than the share `teacher_pieces` of an organ's largest piece are then left out (pseudo_labels.py). Before that
-    the share `teacher_norm` of the expert's norm statistics gives way to those of the CT it labels (norm_statistics.py).
+    smaller than the share `teacher_pieces` of an organ's largest piece are then left out (pseudo_labels.py). The share
+    `teacher_norm` of the expert's norm statistics gives way to those of the CT that it labels (norm_statistics.py).
 
     `coarse_share` of the patches are seen at two or three times the contract's spacing: what `segment --fast` and the
     pass that locates the organs need (batches.py). `contrast` bounds the random curve of HU that every patch is seen
