@@ -35,12 +35,7 @@ from segviz_core.torch_inference import margins
 from segviz_core.training import Distillation, train
 from segviz_core.tuning import calibrate, tune_heads
 
-FOUND: Mapping[str, Any] = {
-    "server_momentum": 0.6,
-    "teacher_shift": 2.0,
-    "teacher_pieces": 0.3,
-    "teacher_norm": 0.75,
-}
+FOUND: Mapping[str, Any] = {"server_momentum": 0.6, "teacher_shift": 2.0, "teacher_pieces": 0.3}
 """What segviz+ does otherwise than a study by default, and why: docs/method_log.md."""
 
 _TRAINING = ("train-local", "train", "tune")

@@ -71,7 +71,7 @@ class StudySettings:
     foreign_ramp: float = 0.2
     teacher_shift: float = 0.0
     teacher_pieces: float = 0.0
-    teacher_norm: float = 0.0
+    teacher_norm: float = 0.75
     proximal: float | None = None
     bn_stats: str = "average"
     fixed_norm: float = 0.0
