@@ -4,13 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
-from scipy import ndimage
-from toy_cases import PATCH, toy_settings, toy_site
+from toy_cases import toy_settings, toy_site
+from toy_federation import run, sessions
 
 from segviz_core.atomic import write_json
 from segviz_core.errors import Cancelled, InputError
 from segviz_core.experiments.runner import run_study
-from segviz_core.federation import pseudo_labels, session
+from segviz_core.federation import session
 from segviz_core.federation.export import meta_model_of
 from segviz_core.federation.packets import Packet
 from segviz_core.federation.session import SiteSession
@@ -18,27 +18,8 @@ from segviz_core.federation.study import Study
 from segviz_core.federation.transport import compact
 from segviz_core.federation.weights import create_study
 from segviz_core.meta_model import MetaModel
-from segviz_core.norm_statistics import adapted
 from segviz_core.openvino_graph import build_graph
 from segviz_core.training import train
-
-SITES = {"1": ("north", "liver"), "2": ("south", "spleen"), "3": ("west", "kidneys")}
-
-
-def sessions(folder, settings):
-    return {
-        node: SiteSession(settings.for_site(site), toy_site(organ), folder / "sites" / site)
-        for node, (site, organ) in SITES.items()
-    }
-
-
-def run(folder, **values) -> tuple[Study, dict]:
-    settings = toy_settings(**values)
-    create_study(folder / "study", settings)
-    study = Study(folder / "study")
-    sites = sessions(folder, settings)
-    run_study(study, {node: site.handle for node, site in sites.items()})
-    return study, sites
 
 
 @pytest.fixture(scope="module")
@@ -168,55 +149,6 @@ def test_order_in_which_heads_arrive_does_not_change_the_result(finished, tmp_pa
     assert all(np.array_equal(updates[0][key], updates[1][key]) for key in updates[0])
 
 
-def test_soft_maps_are_zero_inside_the_sites_own_organ(finished):
-    _, sites = finished()
-    for case in sites["2"].site.training_cases:
-        assert set(case.targets) == {"liver", "kidneys"}
-        for target in case.targets.values():
-            assert target.dtype == np.uint8
-            assert not target[case.masks["spleen"]].any()
-
-
-def test_experts_logits_are_raised_by_the_teacher_shift_of_the_study(tmp_path):
-    logits = []
-    for shift in (0.0, 2.0):
-        _, sites = run(tmp_path / str(shift), teacher_shift=shift)
-        case = sites["2"].site.training_cases[0]
-        p = np.asarray(case.targets["liver"])[~case.masks["spleen"]] / 255
-        logits.append(np.log(np.clip(p, 1e-3, 1 - 1e-3) / np.clip(1 - p, 1e-3, 1)))
-    seen = (np.abs(logits[0]) < 2) & (np.abs(logits[1]) < 3)  # 8 bits hold these well
-    assert seen.sum() > 100
-    np.testing.assert_allclose(logits[1][seen] - logits[0][seen], 2, atol=0.15)
-
-
-def test_sites_leave_out_the_small_pieces_that_the_study_leaves_out(tmp_path):
-    for share in (0.0, 1.0):
-        _, sites = run(tmp_path / str(share), teacher_pieces=share)
-        pieces = [
-            ndimage.label(np.asarray(target) > 127)[1]
-            for case in sites["2"].site.training_cases
-            for target in case.targets.values()
-        ]
-        assert max(pieces) > 1 if share == 0 else max(pieces) <= 1
-
-
-def test_experts_label_with_the_norm_statistics_that_the_study_says(tmp_path, monkeypatch):
-    shares = []
-
-    def recorded(network, case, *, share, patch_size):
-        shares.append((share, set(case.masks), tuple(patch_size)))
-        return adapted(network, case, share=share, patch_size=patch_size)
-
-    monkeypatch.setattr(pseudo_labels, "adapted", recorded)
-    targets = []
-    for share in (0.0, 0.75):
-        _, sites = run(tmp_path / str(share), teacher_norm=share)
-        targets.append(np.array(sites["2"].site.training_cases[0].targets["liver"]))
-    assert {share for share, *_ in shares} == {0.75}
-    assert (0.75, {"spleen"}, PATCH) in shares
-    assert not np.array_equal(*targets)
-
-
 def test_sites_train_with_the_contrast_and_the_loss_of_the_study(tmp_path, monkeypatch):
     seen = []
 
@@ -227,23 +159,6 @@ def test_sites_train_with_the_contrast_and_the_loss_of_the_study(tmp_path, monke
     monkeypatch.setattr(session, "train", recorded)
     run(tmp_path, contrast=0.2, loss="published")
     assert set(seen) == {(0.2, "published")}
-
-
-def test_soft_maps_survive_a_restart_of_the_site(tmp_path):
-    _, sites = run(tmp_path)
-    before = sites["1"].site.training_cases[0].targets
-    again = sessions(tmp_path, toy_settings())["1"].site.training_cases[0].targets
-    assert set(again) == set(before)
-    np.testing.assert_array_equal(again["spleen"], before["spleen"])
-    assert isinstance(before["spleen"], np.memmap)  # memory does not grow with the number of cases
-    assert isinstance(again["spleen"], np.memmap)
-
-
-def test_experts_are_not_kept_at_the_other_sites(finished):
-    _, sites = finished()
-    for site in sites.values():
-        names = [path.name for path in site.work.rglob("*") if path.is_file()]
-        assert not [name for name in names if "expert" in name]
 
 
 def test_cancelled_training_loses_nothing_and_can_be_repeated(tmp_path):
