@@ -205,6 +205,8 @@ def test_commands_list_the_runs_and_draw_best_median_and_worst_case(finished, ca
     assert main(["table", "smoke", "--pictures", *common]) == 0
     pictures = {path.stem for path in (results / "smoke" / "pictures").glob("*.png")}
     assert pictures == {f"{organ}_{rank}" for organ in ("liver", "spleen") for rank in ("best", "median", "worst")}
+    html = (results / "smoke" / "table.html").read_text(encoding="utf-8")
+    assert all(f'src="pictures/{picture}.png"' in html for picture in pictures)
 
 
 def test_best_median_and_worst_are_taken_from_cases_that_show_the_organ() -> None:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from segviz_core.errors import InputError
-from segviz_core.experiments.comparisons import comparisons
+from segviz_core.experiments.comparisons import comparisons, minus_plain
 from segviz_core.experiments.summaries import ablation_entries, table_entries
 
 COLUMNS = ["case", "organ", "dice", "truth_ml"]
@@ -60,3 +60,17 @@ def test_a_variant_is_held_to_the_same_variant_of_other_rows() -> None:
         ("", "single, personal"): pytest.approx(0.1),
         ("other-seed", "single, other-seed, personal"): pytest.approx(0.3),
     }
+
+
+def test_a_variant_is_held_to_the_row_it_changes_over_the_repeats_and_steps_that_both_have() -> None:
+    plain = [result("segviz+", 0, [0.6, 0.7]), result("segviz+", 1, [0.9, 0.9])]
+    changed = {**result("segviz+", 0, [0.7, 0.7]), "variant": "changed"}
+    shorter = {**result("segviz+", 0, [0.1, 0.1], steps_per_site=5), "variant": "shorter"}
+    of_others = {**result("condist", 0, [0.1, 0.1]), "variant": "changed"}
+    entries = table_entries(plain)
+    found = {
+        (entry.mode, entry.variant): minus_plain(entry, entries)
+        for entry in ablation_entries([changed, shorter, of_others])
+    }
+    assert found.pop(("segviz+", "changed")).mean == pytest.approx(0.05)
+    assert set(found.values()) == {None}

@@ -62,9 +62,9 @@ def _experiment(options: argparse.Namespace, console: "Console") -> None:
 def _table(options: argparse.Namespace, console: "Console") -> None:
     from segviz_core.experiments.table import write_table
 
-    folder = write_table(options.results / options.profile)
     if options.pictures:
         _write_pictures(options, console)
+    folder = write_table(options.results / options.profile)
     console.result({"folder": str(folder)}, f"The table is in {folder}: table.html, table.md, table.csv, table.json.")
 
 
@@ -75,6 +75,7 @@ def _write_pictures(options: argparse.Namespace, console: "Console") -> None:
     from segviz_core.experiments.gallery import write_gallery
     from segviz_core.experiments.plan import plans_of, read_plan
     from segviz_core.experiments.results import read_results
+    from segviz_core.experiments.table import PICTURES
 
     runs = {run.name: run for file in plans_of(options.profile) for run in read_plan(file)}
     found = [r for r in read_results(options.results / options.profile) if r["row"] == "segviz+" and not r["variant"]]
@@ -83,7 +84,7 @@ def _write_pictures(options: argparse.Namespace, console: "Console") -> None:
     result = max(found, key=lambda r: r["nodes"])
     run, folder = runs[result["name"]], (options.folder or RUNS) / options.profile
     phantoms = run.data["kind"] == "phantoms"
-    target = (options.results if phantoms else Path("build")) / options.profile / "pictures"
+    target = (options.results if phantoms else Path("build")) / options.profile / PICTURES
     write_gallery(
         target,
         result,

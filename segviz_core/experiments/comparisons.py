@@ -60,6 +60,18 @@ def comparisons(entries: Sequence[Entry]) -> list[Comparison]:
     return found
 
 
+def minus_plain(variant: Entry, entries: Sequence[Entry]) -> Difference | None:
+    """Mean Dice of a variant minus that of the row it changes, over the seeds or folds that both have.
+
+    None where the table has no such row, or one of other steps per site.
+    """
+    for plain in entries:
+        same_row = (plain.mode, plain.nodes, plain.evaluation) == (variant.mode, variant.nodes, variant.evaluation)
+        if same_row and plain.steps_per_site == variant.steps_per_site:
+            return _difference(variant, plain, "mean")
+    return None
+
+
 def _comparable(ours: Entry, other: Entry) -> bool:
     if other.variant != ours.variant:
         return False

@@ -39,7 +39,7 @@ class ShownCase:
     truth: NDArray[np.uint8]
 
 
-def organ_planes(case: ShownCase) -> bytes:
+def organ_planes(case: ShownCase, *, title: str = "", dpi: int = 120) -> bytes:
     """PNG: axial, coronal and sagittal plane side by side, outlines found above, true outlines below.
 
     Shown the radiological way: the patient's right and the front at the left.
@@ -59,9 +59,11 @@ def organ_planes(case: ShownCase) -> bytes:
         for panel, labels in zip(axes[:, column], (found, truth), strict=True):
             _draw_plane(panel, _cut(ct, axis, index), _cut(labels, axis, index), aspect, letters)
         axes[0, column].set_title(plane, fontsize=13, color=_TEXT)
-    for panel, title in zip(axes[:, 0], ("Meta-model", "Truth"), strict=True):
-        panel.set_ylabel(title, fontsize=13, color=_TEXT, fontweight="bold")
-    return _png(figure)
+    for panel, name in zip(axes[:, 0], ("Meta-model", "Truth"), strict=True):
+        panel.set_ylabel(name, fontsize=13, color=_TEXT, fontweight="bold")
+    if title:
+        figure.suptitle(title, fontsize=15, color=_TEXT, fontweight="bold")
+    return _png(figure, dpi=dpi)
 
 
 def learning_curves(history: Sequence[Mapping[str, Any]]) -> bytes:
@@ -166,7 +168,7 @@ def _mark_phases(panel: Axes, boundary: float) -> None:
         )  # fmt: skip
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure, *, dpi: int = 120) -> bytes:
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
+    figure.savefig(content, format="png", dpi=dpi)
     return content.getvalue()

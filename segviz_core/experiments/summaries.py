@@ -35,6 +35,11 @@ class Entry:
         return ", ".join(part for part in (self.mode, self.variant, self.evaluation) if part)
 
     @property
+    def steps_per_site(self) -> int:
+        """The same in all repeats."""
+        return int(self.results[0]["setup"]["steps_per_site"])
+
+    @property
     def repeats(self) -> list[int | str]:
         """Seeds or folds."""
         return [result["repeat"] for result in self.results]
@@ -67,7 +72,7 @@ class Entry:
             "mode": self.mode,
             "evaluation": self.evaluation,
             "seeds": self.repeats,
-            "steps_per_site": self.results[0]["setup"]["steps_per_site"],
+            "steps_per_site": self.steps_per_site,
             "cases": len(cases),
             "dice": _rounded(dice),
             "sd": _rounded(sd),

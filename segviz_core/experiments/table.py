@@ -1,7 +1,8 @@
 """The table of a profile, from the results of its runs: table.{json,csv,md,html}, ablation.json, published.json.
 
-dice.png shows every case of every row. extensions.json holds the runs in which sites overlap, come late or leave,
-statistics.json the paired comparisons, details.json the further scores and the costs.
+dice.png shows every case of every row, pictures/ single cases of segviz+ where `--pictures` made them. extensions.json
+holds the runs in which sites overlap, come late or leave, statistics.json the paired comparisons, details.json the
+further scores and the costs.
 """
 
 import csv
@@ -10,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from segviz_core.atomic import replacing, write_json
 from segviz_core.errors import InputError
-from segviz_core.experiments.comparisons import NOT_INFERIOR, Comparison, comparisons
+from segviz_core.experiments.comparisons import NOT_INFERIOR, Comparison, comparisons, minus_plain
 from segviz_core.experiments.extension_table import EXPLAINED, Row, extension_rows, extension_table
 from segviz_core.experiments.page import data_uri, page, table
 from segviz_core.experiments.plan import ORDER
@@ -24,6 +26,14 @@ from segviz_core.experiments.summaries import Entry, ablation_entries, table_ent
 
 COLUMNS = (*ORDER, "mean")
 SIGNIFICANT = 0.05
+PICTURES = "pictures"
+"""Folder of single cases beside the table, made by `table --pictures`."""
+
+_EXPLAINED_VARIANTS = (
+    "What was changed is in docs/method_log.md and the experiment files. On the right, mean Dice minus that of the row "
+    "that is changed, paired by case over the seeds or folds that both have, with its 95 % interval (where that is one "
+    "seed or fold: over its cases alone, too narrow). Rows of other steps per site are not compared."
+)
 
 NOTES: Mapping[str, str] = {
     "btcv18": "Trained on 12 and scored on 6 cases of BTCV per fold: these numbers are not comparable with the "
@@ -45,9 +55,10 @@ def write_table(folder: Path) -> Path:
     if not entries:
         raise InputError(f"{folder}: expected the result of a row, found variants only.", hint="Run the rows first.")
     compared = comparisons([*entries, *ablations])
-    content = _Content(profile, entries, ablations, extensions, compared)
+    pictures = [path.name for path in sorted((folder / PICTURES).glob("*.png"))]
+    content = _Content(profile, entries, ablations, extensions, compared, pictures)
     write_json(folder / "table.json", [entry.to_dict() for entry in entries])
-    write_json(folder / "ablation.json", [entry.to_dict() for entry in ablations])
+    write_json(folder / "ablation.json", [entry.to_dict() | _minus_plain(entry, entries) for entry in ablations])
     write_json(folder / "extensions.json", extensions)
     write_json(folder / "published.json", [row.to_dict() for row in PUBLISHED])
     write_json(folder / "statistics.json", [comparison.to_dict() for comparison in compared])
@@ -69,6 +80,7 @@ class _Content:
     ablations: Sequence[Entry]
     extensions: Sequence[Row]
     compared: Sequence[Comparison]
+    pictures: Sequence[str]
 
 
 def _csv(entries: Sequence[Entry]) -> str:
@@ -94,7 +106,7 @@ def _markdown(of: _Content) -> str:
         _table(*_detail_table(of.entries)),
     ]
     if of.ablations:
-        parts += ["## Variants", _table(*_main_table(of.ablations, published=False))]
+        parts += ["## Variants", _EXPLAINED_VARIANTS, _table(*_variant_table(of))]
     if of.extensions:
         parts += ["## Extensions", EXPLAINED, _table(*extension_table(of.extensions))]
     return "\n\n".join(parts) + "\n"
@@ -108,8 +120,7 @@ def _html(of: _Content) -> str:
         ("Further scores and costs", "Means over the test cases.", _detail_table(of.entries)),
     ]
     if of.ablations:
-        variants = _main_table(of.ablations, published=False)
-        sections.append(("Variants", "One change each; the same steps per site unless named.", variants))
+        sections.append(("Variants", _EXPLAINED_VARIANTS, _variant_table(of)))
     if of.extensions:
         sections.append(("Extensions", EXPLAINED, extension_table(of.extensions)))
     for title, caption, (heads, rows) in sections:
@@ -121,6 +132,11 @@ def _html(of: _Content) -> str:
     }
     for title, png in pictures.items():
         body.append(f'<h2>{title}</h2><figure><img src="{data_uri(png)}" alt="{title}"></figure>')
+    if of.pictures:
+        body.append("<h2>Best, median and worst case of segviz+ per organ</h2>")
+        body += [
+            f'<figure><img src="{PICTURES}/{escape(n)}" alt="{escape(Path(n).stem)}"></figure>' for n in of.pictures
+        ]
     return page(f"SegViz: {of.profile}", "".join(body), wide=True)
 
 
@@ -158,6 +174,21 @@ def _main_table(entries: Sequence[Entry], *, published: bool = True) -> tuple[li
         plain = [entry.label, str(entry.nodes), seeds, str(values["steps_per_site"]), str(values["cases"])]
         rows.append([*plain, *cells, size, *others])
     return heads, rows
+
+
+def _variant_table(of: _Content) -> tuple[list[str], list[list[str]]]:
+    heads, rows = _main_table(of.ablations, published=False)
+    for entry, row in zip(of.ablations, rows, strict=True):
+        d = minus_plain(entry, of.entries)
+        row.append(f"{d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f})" if d else "-")
+    return [*heads, "minus the row"], rows
+
+
+def _minus_plain(variant: Entry, entries: Sequence[Entry]) -> dict[str, Any]:
+    d = minus_plain(variant, entries)
+    return {
+        "minus_row": {k: round(v, 4) for k, v in (("mean", d.mean), ("low", d.low), ("high", d.high))} if d else None
+    }
 
 
 def _published(source: str, entry: Entry) -> str:
