@@ -24,6 +24,7 @@ from segviz_core.experiments.predictors import Heads, Predictor
 from segviz_core.experiments.rows import Report, Trained, Watch, device_of, flops_of, training
 from segviz_core.experiments.runner import run_study
 from segviz_core.federation.packets import Packet
+from segviz_core.federation.pseudo_labels import Teacher, soft_maps
 from segviz_core.federation.session import SiteSession
 from segviz_core.federation.settings import SiteSettings, StudySettings
 from segviz_core.federation.state import StudyState
@@ -31,7 +32,6 @@ from segviz_core.federation.study import Study
 from segviz_core.federation.study_folder import SETTINGS_FILE
 from segviz_core.federation.weights import create_study, load_arrays
 from segviz_core.network import NetworkConfig, SegVizNet
-from segviz_core.torch_inference import margins
 from segviz_core.training import Distillation, train
 from segviz_core.tuning import calibrate, tune_heads
 
@@ -252,12 +252,12 @@ def _flops(run: Run, settings: StudySettings, sites: Mapping[str, Site]) -> int:
         total += plain * settings.local_steps + shared * rounds * settings.steps_per_round
         if settings.tune_steps:
             total += settings.tune_steps * flops_of(lambda: tune_heads(together, cases, step, organs=own))  # noqa: B023
-        total += len(cases) * len(foreign) * _labelling(alone, organ, cases[0], run)
+        total += len(cases) * len(foreign) * _labelling(alone, cases[0], run, settings)
     return total
 
 
-def _labelling(expert: SegVizNet, organ: str, case: Case, run: Run) -> int:
-    def label() -> None:
-        margins(expert.eval(), case.intensities, organs=[organ], patch_size=run.setup.patch_size)
-
-    return flops_of(label)
+def _labelling(expert: SegVizNet, case: Case, run: Run, settings: StudySettings) -> int:
+    """Of one case by one expert, as at a site; here the site's own network stands for it."""
+    teacher = Teacher(expert.eval(), dict.fromkeys(expert.organs, 1.0))
+    unlabelled, patch_size = replace(case, masks={}), run.setup.patch_size
+    return flops_of(lambda: soft_maps(unlabelled, [teacher], patch_size=patch_size, norm=settings.teacher_norm))
