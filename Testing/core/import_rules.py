@@ -136,6 +136,7 @@ TORCH = {
     "federation.weights",
     "losses",
     "network",
+    "norm_statistics",
     "precision",
     "torch_inference",
     "training",
