@@ -177,3 +177,22 @@ def test_calibration_cools_an_overconfident_head(trained):
     cooled, threshold = calibrate(sharp, site.validation_cases, organs=["liver"], patch_size=PATCH)["liver"]
     assert cooled > normal
     assert 0.2 <= threshold <= 0.8
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_gradients_are_finite_whatever_was_in_memory_before(size):
+    """Patches of 8 voxels have features two voxels thick, where bf16 gradients would read what others left behind."""
+    site = toy_site("liver")
+    config = TrainingConfig(steps=2, patch_size=(size,) * 3, precision="bf16")
+    for seed in range(12):
+        torch.manual_seed(seed)
+        network = SegVizNet(NetworkConfig.from_dict(NETWORK), ["liver"])
+        for parameter in network.parameters():
+            parameter.register_hook(lambda _: leave_nan_behind())
+        train(network, site.training_cases, config)
+        assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+
+def leave_nan_behind() -> None:
+    junk = [torch.full((2 ** (2 + i % 17),), float("nan")) for i in range(170)]
+    del junk
