@@ -279,10 +279,18 @@ def test_new_organ_gets_a_head_on_the_frozen_representation_with_nobody_else_onl
 
 
 def test_joint_rounds_for_a_newcomer_distil_the_last_model_at_every_site_that_is_online(finished, tmp_path):
-    study, sites = finished(newcomer_rounds=1, new_head_steps=2)
+    study, sites = finished(newcomer_rounds=1, new_head_steps=2, teacher_shift=2.0)
     spleen = {key: array.copy() for key, array in study.state.heads["spleen"].items()}
     late = SiteSession(study.settings.for_site("east"), toy_site("pancreas"), tmp_path / "sites" / "east")
-    run_study(study, {"1": sites["1"].handle, "4": late.handle})
+    asked = []
+
+    def recorded(request):
+        asked.append(request)
+        return sites["1"].handle(request)
+
+    run_study(study, {"1": recorded, "4": late.handle})
+    (labelling,) = [request.settings for request in asked if request.stage == "label"]
+    assert labelling["teacher_norm"] == labelling["teacher_shift"] == 0  # that model knows the CTs of all sites
     assert set(late.site.training_cases[0].targets) == {"liver", "spleen", "kidneys"}
     assert set(sites["1"].site.training_cases[0].targets) == {"spleen", "kidneys", "pancreas"}
     for key, array in spleen.items():  # its owner was away
