@@ -18,7 +18,7 @@ from segviz_core import losses
 from segviz_core.batches import Batch, draw_batch
 from segviz_core.cases import Case
 from segviz_core.network import NORM_TYPES, SegVizNet, fused_margins
-from segviz_core.precision import Precision, autocast, channels_last
+from segviz_core.precision import Precision, autocast_for_gradients, channels_last
 
 CLIP_NORM = 5.0
 FLOOR = 0.05
@@ -102,8 +102,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = cosine(step, total, config.learning_rate)
         batch = draw_step(cases, config, step, organs=own, foreign=foreign).to(device)
-        thin = _two_voxels_thick(batch.images.shape[2], network.config.strides)
-        with autocast(device, "fp32" if thin else config.precision):
+        with autocast_for_gradients(batch.images, network.config.strides, config.precision):
             features = network.representation(channels_last(batch.images))
             margins = fused_margins(features, [network.head(organ) for organ in own])
             if foreign:
@@ -170,19 +169,6 @@ def draw_step(
         contrast=config.contrast,
         coarse=config.coarse,
     )
-
-
-def _two_voxels_thick(size: int, strides: Sequence[int]) -> bool:
-    """Whether features of patches of `size` voxels along x are two voxels thick at some depth of the network.
-
-    There oneDNN 3.12 (torch 2.13) computes the weight gradient of a 3 x 3 x 3 convolution in bf16 from memory that
-    nobody wrote: now and then it is not a number.
-    """
-    for stride in strides:
-        size = math.ceil(size / stride)
-        if size == 2:
-            return True
-    return False
 
 
 def _fix_norm(module: nn.Module) -> None:

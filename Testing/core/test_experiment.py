@@ -209,6 +209,13 @@ def test_commands_list_the_runs_and_draw_best_median_and_worst_case(finished, ca
     assert all(f'src="pictures/{picture}.png"' in html for picture in pictures)
 
 
+def test_pictures_without_the_label_maps_of_the_run_say_where_these_are(finished, tmp_path, capsys) -> None:
+    results, *_ = finished
+    elsewhere = ["--results", str(results), "--folder", str(tmp_path)]
+    assert main(["table", "smoke", "--pictures", *elsewhere]) == 3
+    assert "expected the label maps of segviz+_2_seed0, found none." in capsys.readouterr().err
+
+
 def test_best_median_and_worst_are_taken_from_cases_that_show_the_organ() -> None:
     rows = [["a", "liver", 0.9, 5], ["b", "liver", 0.5, 5], ["c", "liver", 0.7, 5], ["d", "liver", 0.0, 0]]
     result = {"columns": ["case", "organ", "dice", "truth_ml"], "scores": {"assembled": rows}}

@@ -24,7 +24,7 @@ from segviz_core.federation.synchronization import average_statistics
 from segviz_core.labels import ORGANS
 from segviz_core.losses import soft_dice
 from segviz_core.network import NetworkConfig, unet
-from segviz_core.precision import autocast, channels_last
+from segviz_core.precision import autocast_for_gradients, channels_last
 from segviz_core.training import CLIP_NORM, TrainingConfig, cosine, step_generator
 
 Loss = Callable[[Tensor, Tensor, int], Tensor]
@@ -59,7 +59,7 @@ def naive(logits: Tensor, mask: Tensor, channel: int) -> Tensor:
 
 
 def train_central(
-    network: nn.Module,
+    network: UNet,
     sites: Sites,
     config: TrainingConfig,
     *,
@@ -95,7 +95,7 @@ def train_central(
 
 
 def train_fedavg(
-    network: nn.Module,
+    network: UNet,
     sites: Sites,
     config: TrainingConfig,
     *,
@@ -170,7 +170,7 @@ def _close_round(checkpoint: Checkpoint, steps: int, row: dict[str, Any], on_rou
 
 
 def _step(
-    network: nn.Module,
+    network: UNet,
     optimizer: torch.optim.Optimizer,
     sites: Sites,
     k: int,
@@ -199,7 +199,7 @@ def _step(
     k = channel if mixed else k
     device = next(network.parameters()).device
     images, mask = channels_last(batch.images.to(device)), batch.masks[:, channel].to(device)
-    with autocast(device, config.precision):
+    with autocast_for_gradients(images, network.strides, config.precision):
         logits = network(images).float()
         if distil and teacher:
             with torch.no_grad():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from segviz_core.atomic import replacing
+from segviz_core.errors import InputError
 from segviz_core.experiments.datasets import Test
 from segviz_core.experiments.figures import ShownCase, organ_planes
 from segviz_core.experiments.plan import ORDER
@@ -40,13 +41,21 @@ def write_gallery(
         evaluation: which of its evaluations.
         labels: the run's label maps, labels_EVALUATION.npz.
         tests: its test cases.
+
+    Raises:
+        InputError: the label maps are not on this computer.
     """
+    if not labels.exists():
+        raise InputError(
+            f"{labels}: expected the label maps of {result['name']}, found none.",
+            hint="They stay on the computer that ran it; leave out --pictures, or run the row here.",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     by_name, written = {test.name: test for test in tests}, []
     with np.load(labels) as found:
         for organ, rank, name, dice in chosen_cases(result, evaluation):
             value, test = ORGANS[organ].value, by_name[name]
-            title = f"{ORGANS[organ].title}, {rank} of {len(tests)} test cases: Dice {dice:.2f} ({name})"
+            title = f"{ORGANS[organ].title}, {rank} test case: Dice {dice:.2f} ({name})"
             shown = [np.where(labels == value, value, 0).astype(np.uint8) for labels in (found[name], test.truth)]
             written.append(folder / f"{organ}_{rank}.png")
             with replacing(written[-1]) as temporary:
