@@ -46,8 +46,7 @@ class Checkpoint:
                 prefix = f"adam|{i}|{j}|"
                 state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
                 if state:
-                    device = parameter.device
-                    optimizer.state[parameter] = {k: v if k == "step" else v.to(device) for k, v in state.items()}
+                    optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in state.items()}
 
     def save(self, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], *, now: bool = False) -> None:
         """Save if it is time (or `now`)."""

@@ -82,7 +82,7 @@ def load_training(path: Path, network: SegVizNet, optimizer: torch.optim.Optimiz
     for key, value in tensors.items():
         if key.startswith("adam|"):
             _, name, entry = key.split("|")
-            optimizer.state[parameters[name]][entry] = value if entry == "step" else value.to(parameters[name].device)
+            optimizer.state[parameters[name]][entry] = value.to(parameters[name].device)
 
 
 def _template(network: SegVizNet) -> Template:
