@@ -36,6 +36,7 @@ WITHOUT_TORCH = {
     "dicom_series",
     "experiments.as_published",
     "experiments.comparisons",
+    "experiments.cost_table",
     "experiments.datasets",
     "experiments.extension_table",
     "experiments.figures",

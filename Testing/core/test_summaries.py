@@ -4,9 +4,10 @@ import pytest
 
 from segviz_core.errors import InputError
 from segviz_core.experiments.comparisons import comparisons, minus_plain
-from segviz_core.experiments.summaries import ablation_entries, table_entries
+from segviz_core.experiments.cost_table import cost_table, explained_costs
+from segviz_core.experiments.summaries import DETAILS, ablation_entries, table_entries
 
-COLUMNS = ["case", "organ", "dice", "truth_ml"]
+COLUMNS = ["case", "organ", "dice", "truth_ml", *DETAILS]
 
 
 def result(row: str, repeat: int | str, dice: list[float], **setup: Any) -> dict[str, Any]:
@@ -21,8 +22,13 @@ def result(row: str, repeat: int | str, dice: list[float], **setup: Any) -> dict
         "setup": {"steps_per_site": 10, "threads": 1, **setup},
         "study": {"name": f"{row}_{repeat}", "seed": repeat} if row.startswith("segviz") else None,
         "columns": COLUMNS,
-        "scores": {evaluation: [[f"case{i}", "liver", value, 900.0] for i, value in enumerate(dice)]},
+        "scores": {
+            evaluation: [[f"case{i}", "liver", value, 900.0, *[0.5] * len(DETAILS)] for i, value in enumerate(dice)]
+        },
         "bytes_per_site": 0,
+        "flops": 2e12,
+        "seconds": {"training": 120.0, "training_cpu": 60.0},
+        "machine": {"device": "1 CPU thread(s)"},
     }
 
 
@@ -33,6 +39,29 @@ def test_repeats_that_were_not_trained_alike_are_not_averaged() -> None:
     # No step of a network that is trained alone is averaged; threads change no result.
     runs = [result("single", 0, [0.5]), result("single", 1, [0.7], shared_learning_rate=0.002, threads=2)]
     assert table_entries(runs)[0].to_dict()["dice"]["mean"] == pytest.approx(0.6)
+
+
+def test_settings_of_teachers_may_differ_where_nobody_teaches() -> None:
+    def runs(row: str) -> list[dict[str, Any]]:
+        found = [result(row, repeat, [0.5]) for repeat in (0, 1)]
+        found[1]["study"]["teacher_norm"] = 0.75
+        return found
+
+    assert table_entries(runs("segviz-fedavg"))[0].repeats == [0, 1]
+    with pytest.raises(InputError, match=r"same teacher_norm in all repeats of a row, found None and 0\.75"):
+        table_entries(runs("segviz+"))
+
+
+def test_minutes_on_a_processor_and_on_a_card_are_not_mixed() -> None:
+    runs = [result("single", repeat, [0.5]) for repeat in (0, 1)]
+    runs[1] |= {"seconds": {"training": 90.0, "training_cpu": 85.0}, "machine": {"device": "NVIDIA H200"}}
+    (both,) = table_entries(runs)
+    (plain,) = table_entries(runs[:1])
+    costs = ("Minutes on one core", "Minutes on one card")
+    heads, ((*_, core, card, _), (*_, alone, nothing, _)) = cost_table([both, plain])
+    assert (*costs, core, card, alone, nothing) == (*heads[-3:-1], "1.0", "1.5", "1.0", "-")
+    assert "NVIDIA H200" in explained_costs([both])
+    assert "card" not in explained_costs([plain])
 
 
 @pytest.mark.parametrize("repeats", [(0, 1, 2), ("A", "B", "C")])

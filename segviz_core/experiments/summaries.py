@@ -18,6 +18,9 @@ DETAILS = ("nsd", "hd95_mm", "volume_error_ml", "ece", "brier", "false_positive_
 _FREE = frozenset({"threads", "device", "watch", "name", "seed"})
 """Settings in which repeats of a row may differ."""
 
+_OF_TEACHERS = frozenset({"teacher_shift", "teacher_pieces", "teacher_norm"})
+"""Settings of a study that mean nothing where no expert teaches."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -88,8 +91,10 @@ class Entry:
             values = [row[name] for row in (rows if name.endswith(("positive_ml", "twice_ml")) else shown)]
             values = [abs(v) if name == "volume_error_ml" else v for v in values if v is not None]
             means[name] = round(float(np.mean(values)), 4) if values else None
-        seconds = [result["seconds"] for result in self.results]
-        means["training_cpu_minutes"] = round(float(np.mean([s["training_cpu"] for s in seconds])) / 60, 1)
+        cards = [result for result in self.results if on_a_card(result)]
+        plain = [result for result in self.results if not on_a_card(result)]
+        means["training_cpu_minutes"] = _mean_minutes(plain, "training_cpu")
+        means["training_gpu_minutes"] = _mean_minutes(cards, "training")
         means["tflop"] = round(float(np.mean([result["flops"] for result in self.results])) / 1e12, 1)
         return means
 
@@ -102,6 +107,11 @@ def table_entries(results: Sequence[Mapping[str, Any]]) -> list[Entry]:
 def ablation_entries(results: Sequence[Mapping[str, Any]]) -> list[Entry]:
     """Variants, and the experts of segviz+ after phase 1."""
     return [entry for entry in _entries(results) if entry.variant or entry.evaluation == "experts"]
+
+
+def on_a_card(result: Mapping[str, Any]) -> bool:
+    """Whether a run was trained on a graphics card."""
+    return "CPU" not in result["machine"]["device"]
 
 
 def _entries(results: Sequence[Mapping[str, Any]]) -> list[Entry]:
@@ -130,7 +140,9 @@ def _check_setups(same: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         InputError: naming the runs and the first setting that differs.
     """
-    free = _FREE | ({"shared_learning_rate"} if same[0]["row"].startswith(("single", "central")) else set())
+    row: str = same[0]["row"]
+    free = _FREE | ({"shared_learning_rate"} if row.startswith(("single", "central")) else set())
+    free |= set() if row == "segviz+" else _OF_TEACHERS
     for result in same[1:]:
         for part in ("setup", "study"):
             ours, theirs = same[0].get(part) or {}, result.get(part) or {}
@@ -141,6 +153,10 @@ def _check_setups(same: Sequence[Mapping[str, Any]]) -> None:
                         f"found {ours.get(name)} and {theirs.get(name)}.",
                         hint="Run one of them again, or make it a variant.",
                     )
+
+
+def _mean_minutes(results: Sequence[Mapping[str, Any]], stage: str) -> float | None:
+    return round(float(np.mean([result["seconds"][stage] for result in results])) / 60, 1) if results else None
 
 
 def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -16,6 +16,7 @@ from typing import Any
 from segviz_core.atomic import replacing, write_json
 from segviz_core.errors import InputError
 from segviz_core.experiments.comparisons import NOT_INFERIOR, Comparison, comparisons, minus_plain
+from segviz_core.experiments.cost_table import cost_table, explained_costs
 from segviz_core.experiments.extension_table import EXPLAINED, Row, extension_rows, extension_table
 from segviz_core.experiments.page import data_uri, page, table
 from segviz_core.experiments.plan import ORDER
@@ -62,7 +63,8 @@ def write_table(folder: Path) -> Path:
     write_json(folder / "extensions.json", extensions)
     write_json(folder / "published.json", [row.to_dict() for row in PUBLISHED])
     write_json(folder / "statistics.json", [comparison.to_dict() for comparison in compared])
-    write_json(folder / "details.json", [{"row": e.label, "nodes": e.nodes, **e.details()} for e in entries])
+    details = [{"row": e.label, "nodes": e.nodes, **e.details()} for e in (*entries, *ablations)]
+    write_json(folder / "details.json", details)
     with replacing(folder / "dice.png") as temporary:
         temporary.write_bytes(dice_per_case(entries))
     _write(folder / "table.csv", _csv(entries))
@@ -81,6 +83,10 @@ class _Content:
     extensions: Sequence[Row]
     compared: Sequence[Comparison]
     pictures: Sequence[str]
+
+    @property
+    def all_entries(self) -> list[Entry]:
+        return [*self.entries, *self.ablations]
 
 
 def _csv(entries: Sequence[Entry]) -> str:
@@ -103,7 +109,8 @@ def _markdown(of: _Content) -> str:
     parts += [
         _table(*_comparison_table(of.compared)),
         "## Further scores and costs",
-        _table(*_detail_table(of.entries)),
+        explained_costs(of.all_entries),
+        _table(*cost_table(of.all_entries)),
     ]
     if of.ablations:
         parts += ["## Variants", _EXPLAINED_VARIANTS, _table(*_variant_table(of))]
@@ -117,7 +124,7 @@ def _html(of: _Content) -> str:
     sections = [
         ("Dice", _explained(), _main_table(of.entries)),
         ("segviz+ against the other rows", _explained_comparisons(), _comparison_table(of.compared)),
-        ("Further scores and costs", "Means over the test cases.", _detail_table(of.entries)),
+        ("Further scores and costs", explained_costs(of.all_entries), cost_table(of.all_entries)),
     ]
     if of.ablations:
         sections.append(("Variants", _EXPLAINED_VARIANTS, _variant_table(of)))
@@ -233,27 +240,6 @@ def _same_rows(one: Comparison, other: Comparison) -> bool:
 
 def _starred(one: Comparison) -> str:
     return f"{one.difference.mean:+.3f}" + ("*" if one.p_holm < SIGNIFICANT else "")
-
-
-def _detail_table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    columns = {  # title, decimals
-        "nsd": ("NSD", 3),
-        "hd95_mm": ("HD95 (mm)", 1),
-        "volume_error_ml": ("Volume off by (ml)", 1),
-        "ece": ("ECE", 4),
-        "brier": ("Brier", 4),
-        "false_positive_ml": ("False positive (ml)", 1),
-        "claimed_twice_ml": ("Claimed twice (ml)", 1),
-        "training_cpu_minutes": ("Minutes on one core", 1),
-        "tflop": ("TFLOP", 1),
-    }
-    rows = []
-    for entry in entries:
-        details = entry.details()
-        values = [(details[name], decimals) for name, (_, decimals) in columns.items()]
-        cells = ["-" if value is None else f"{value:.{decimals}f}" for value, decimals in values]
-        rows.append([entry.label, str(entry.nodes), *cells])
-    return ["Row", "Nodes", *(title for title, _ in columns.values())], rows
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
