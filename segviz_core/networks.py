@@ -50,13 +50,18 @@ def load(
             if has_card():
                 return OnePass(model, device="cuda")
         if device == "cuda":
-            raise InputError(
-                "Expected an NVIDIA graphics card and PyTorch with CUDA for --device cuda, found none.",
-                hint="Use --device cpu.",
-            )
+            raise no_card()
     from segviz_core.deployment import deploy
 
     return deploy(model, precision=precision, threads=threads)
+
+
+def no_card() -> InputError:
+    """What to say where --device cuda cannot be had."""
+    return InputError(
+        "Expected an NVIDIA graphics card and PyTorch with CUDA for --device cuda, found none.",
+        hint="Use --device cpu.",
+    )
 
 
 def _has_driver() -> bool:

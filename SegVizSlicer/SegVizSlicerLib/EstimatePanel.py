@@ -39,6 +39,7 @@ class EstimatePanel:
                 Path(federation.cases.folder),
                 SiteCases.labelValues(federation.labelSet.annotations()),
                 cores=window.ui.coresSpinBox.value,
+                device=window.device(),
                 onFinished=ended,
                 onProgress=federation.rounds.showProgress,
                 onLog=window.log,
@@ -58,4 +59,5 @@ class EstimatePanel:
     def _key(self) -> tuple[Any, ...]:
         federation = self._federation
         study = federation.kit.study if federation.kit else ""
-        return (study, federation.cases.folder, federation.labelSet.rows(), self._window.ui.coresSpinBox.value)
+        computer = (self._window.ui.coresSpinBox.value, self._window.device())
+        return (study, federation.cases.folder, federation.labelSet.rows(), *computer)

@@ -46,11 +46,18 @@ class FederationLogic:
         self._start(arguments, **callbacks)
 
     def estimate(
-        self, kit: KitInfo, cases: Path, labelValues: dict[str, tuple[int, ...]], *, cores: int, **callbacks: Any
+        self,
+        kit: KitInfo,
+        cases: Path,
+        labelValues: dict[str, tuple[int, ...]],
+        *,
+        cores: int,
+        device: str,
+        **callbacks: Any,
     ) -> None:
         """Train a few steps; the outcome's `sentence` says what a round will cost this computer."""
         arguments = ["site", "estimate", str(kit.path), "--cases", str(cases), *labelArguments(labelValues)]
-        self._start([*arguments, "--cores", str(cores)], **callbacks)
+        self._start([*arguments, "--cores", str(cores), "--device", device], **callbacks)
 
     def makeKey(self, folder: Path, **callbacks: Any) -> None:
         """Make a site key in `folder`, or find it there; the outcome's `public_key` is the file of its public half."""
@@ -63,6 +70,7 @@ class FederationLogic:
         labelValues: dict[str, tuple[int, ...]],
         *,
         cores: int,
+        device: str,
         flwrFolder: Path | None,
         **callbacks: Any,
     ) -> None:
@@ -70,7 +78,7 @@ class FederationLogic:
         site = self.siteFolder(kit)
         site.mkdir(parents=True, exist_ok=True)
         arguments = ["site", "join", str(kit.path), "--cases", str(cases), *labelArguments(labelValues)]
-        arguments += ["--consent", "--cores", str(cores), "--work", str(site)]
+        arguments += ["--consent", "--cores", str(cores), "--device", device, "--work", str(site)]
         if flwrFolder is not None:
             arguments += ["--flwr-folder", str(flwrFolder)]
         self.site = site

@@ -1,6 +1,5 @@
 """The Join a federation section: from the site kit to live rounds, and a reason wherever a button is disabled."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +75,11 @@ class FederationPanel:
         return self.logic.joined()
 
     def gpuBusy(self) -> bool:
-        """Whether a site trains on the GPU this very moment; on a CPU both go on at once."""
-        training = self.logic.status().stage in ("train", "train-local") if self.joined() else False
-        return training and shutil.which("nvidia-smi") is not None
+        """Whether a site works on the GPU this very moment; on a CPU both go on at once."""
+        if not self.joined():
+            return False
+        status = self.logic.status()
+        return status.device == "cuda" and status.stage != ""
 
     def whyNotJoin(self) -> str:
         """Why Join is disabled, first reason first; empty when it is not."""
@@ -219,6 +220,7 @@ class FederationPanel:
             Path(self.cases.folder),
             SiteCases.labelValues(self.labelSet.annotations()),
             cores=ui.coresSpinBox.value,
+            device=self.window.device(),
             flwrFolder=dependencies.flwrFolder if dependencies.flwrVersion() else None,
             onFinished=self._joinEnded,
             onProgress=self._progress,

@@ -159,7 +159,7 @@ class SegmentPanel:
             organs=tuple(chosen),
             splitKidneys=ui.splitKidneysCheckBox.checked and "kidneys" in chosen,
             fast=ui.fastCheckBox.checked,
-            device=self.window.parameters.device.value if self.window.parameters else "auto",
+            device=self.window.device(),
         )
 
     def whyNotApply(self) -> str:

@@ -28,13 +28,15 @@ class Round:
 class SiteStatus:
     """The present state of a site; `stage`, `done`, `total` say what happens now.
 
-    `planned` rounds are those of the whole study; `sites` take part in the round under way, `online` of `members`.
+    `device` is cpu or cuda, on which it trains. `planned` rounds are those of the whole study; `sites` take part in the
+    round under way, `online` of `members`.
     """
 
     running: bool = False
     state: str = ""
     message: str = ""
     hint: str = ""
+    device: str = ""
     stage: str = ""
     done: int = 0
     total: int = 0
@@ -94,6 +96,8 @@ def _apply(status: SiteStatus, row: dict[str, Any]) -> None:
     if event == "state":
         status.state, status.message, status.hint = row["state"], row["message"], row.get("hint", "")
         status.stage, status.done, status.total = "", 0, 0
+    elif event in ("ready", "device"):
+        status.device = row.get("device", "cpu")
     elif event == "progress":
         status.stage, status.done, status.total = row["stage"], row["done"], row["total"]
     elif event == "round":

@@ -73,6 +73,10 @@ class Widget:
             self.parameters = parameters
         self.updateGUI()
 
+    def device(self) -> str:
+        """What segments and trains, as chosen under Advanced: auto, cpu or cuda."""
+        return self.parameters.device.value if self.parameters else "auto"
+
     def setState(self, state: State) -> None:
         """Change what the window is doing and everything that depends on it."""
         self.state = state

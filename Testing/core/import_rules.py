@@ -117,6 +117,7 @@ WITHOUT_TORCH = {
 TORCH = {
     "activation",
     "batches",
+    "devices",
     "evaluation",
     "experiments.acceptance",
     "experiments.baselines",

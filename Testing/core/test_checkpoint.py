@@ -28,7 +28,7 @@ def devices_of(optimizer: torch.optim.Optimizer) -> set[str]:
     return {value.device.type for state in optimizer.state.values() for value in state.values()}
 
 
-# "meta" stands for a card. On a real one a fused step ends in an error where its count of steps lies elsewhere.
+# "meta" stands for a card: there a fused step refuses a count of steps that lies elsewhere (pytorch issue 103256).
 def test_checkpoint_puts_all_of_adams_state_where_the_weights_are(stepped, tmp_path):
     module, optimizer = stepped
     checkpoint = Checkpoint(tmp_path / "training.safetensors")

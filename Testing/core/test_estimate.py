@@ -1,5 +1,6 @@
 """What joining would cost, from real steps on a site's own cases."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -70,3 +71,4 @@ def test_sentence_says_time_per_round_in_all_and_memory() -> None:
         "About 14 min of training per round (665 steps of 1.2 s) and 11.5 h in all with 2 cores; 2.1 GB of memory; "
         "the 12 cases are prepared once, in about 14 s."
     )
+    assert " in all on the graphics card; 2.1 GB" in replace(found, device="cuda").sentence

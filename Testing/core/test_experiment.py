@@ -113,6 +113,14 @@ def test_finished_runs_are_left_alone(finished) -> None:
     assert run_all(plan, results, folder=runs, on_progress=nothing, on_result=pytest.fail) == []
 
 
+def test_run_that_needs_a_card_is_left_out_where_there_is_none(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run = read_plan(CONFIGS / "smoke.toml")[0]
+    run, lines = replace(run, setup=replace(run.setup, device="cuda")), []
+    assert run_all([run], tmp_path, folder=tmp_path, on_progress=nothing, on_result=lines.append) == []
+    assert lines == ["single_1_seed0: left out, it needs an NVIDIA graphics card"]
+
+
 @pytest.mark.parametrize("row", ["single", "condist", "segviz+"])
 def test_run_that_is_killed_goes_on_and_gives_the_same_result_bit_by_bit(finished, tmp_path, monkeypatch, row) -> None:
     monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)

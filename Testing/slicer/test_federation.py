@@ -13,6 +13,7 @@ from scenes import FakeProcess, add_ct, make_window, process_events
 from SegVizSlicerLib import SiteCases
 from SegVizSlicerLib.Connection import connectionProblem
 from SegVizSlicerLib.ConsentDialog import ConsentDialog, consentDate
+from SegVizSlicerLib.Parameters import Device
 from SegVizSlicerLib.Policy import Policy, readPolicy
 from SegVizSlicerLib.SiteKit import readKit
 
@@ -332,13 +333,15 @@ class TestEstimate:
         window.ui.estimateButton.click()
         process = FakeProcess.started[-1]
         assert process.arguments[:3] == ["site", "estimate", str(kit)]
-        assert process.arguments[-2:] == ["--cores", "1"]
+        assert process.arguments[-4:] == ["--cores", "1", "--device", "auto"]
         assert window.ui.joinButton.text == "Cancel"
         process.finish(sentence="About 10 s of training per round.")
         assert window.ui.estimateLabel.text == "About 10 s of training per round."
-        window.ui.coresSpinBox.setValue(2)
+        window.parameters.device = Device.cpu
         window.updateGUI()
         assert window.ui.estimateLabel.text == ""
+        window.ui.estimateButton.click()
+        assert FakeProcess.started[-1].arguments[-2:] == ["--device", "cpu"]
 
 
 class TestPolicy:

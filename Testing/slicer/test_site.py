@@ -25,7 +25,7 @@ class TestJoin:
         assert arguments[:3] == ["site", "join", str(kit)]
         assert arguments[3:] == [
             *("--cases", str(user_folder / "cases"), "--label-set", "liver", "--label-values", "liver=1"),
-            *("--consent", "--cores", "1", "--work", str(site)),
+            *("--consent", "--cores", "1", "--device", "auto", "--work", str(site)),
         ]
         assert window.dependencies.asked[-1] == "federation"
         assert window.ui.joinButton.text == "Cancel"
@@ -213,6 +213,21 @@ def joined(window, tmp_path, monkeypatch):
     yield window
     window.federation.ask = lambda question, answers: 0
     monkeypatch.undo()
+
+
+def test_segmenting_waits_for_a_gpu_on_which_the_site_works_this_moment(joined, tmp_path):
+    def busy_after(*rows):
+        with (tmp_path / "status.jsonl").open("a") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+        return joined.federation.gpuBusy()
+
+    ready = {"event": "ready", "training_cases": 2, "validation_cases": 0}
+    answered = {"event": "answered", "round": 3, "stage": "train", "seconds": 2, "metrics": {}}
+    assert not busy_after()  # it has not said what it trains on
+    assert busy_after({**ready, "device": "cuda"}, STEP)
+    assert not busy_after(answered)
+    assert busy_after(STEP)
+    assert not busy_after({"event": "device", "device": "cpu", "message": "The card is too small."}, STEP)
 
 
 def answer(window, text):

@@ -56,7 +56,7 @@ class Site:
         self.folder, self.outcomes = self.logic.siteFolder(kit), []
 
     def start(self):
-        options = {"cores": 1, "flwrFolder": site_packages(), "onFinished": self.outcomes.append}
+        options = {"cores": 1, "device": "cpu", "flwrFolder": site_packages(), "onFinished": self.outcomes.append}
         self.logic.join(self.kit, self.cases, {"liver": (1,)}, **options)
 
     def join(self):

@@ -41,7 +41,8 @@ RUNS = Path(os.environ.get("SEGVIZ_RUNS", "~/.cache/segviz-runs")).expanduser()
 def run_all(
     runs: Sequence[Run], results: Path, *, folder: Path = RUNS, on_progress: Progress, on_result: Callable[[str], None]
 ) -> list[Path]:
-    """Do every run whose result is missing in `results`; `on_result` gets one line per finished run.
+    """Do every run whose result is missing in `results`; `on_result` gets one line per finished run, and per run
+    that is left out because it needs a graphics card.
 
     Raises:
         Cancelled: `on_progress` raised it; a new call goes on.
@@ -53,6 +54,9 @@ def run_all(
         work.mkdir(parents=True, exist_ok=True)
         with _claimed(work / "lock") as mine:
             if not mine or path.exists():
+                continue
+            if run.setup.device == "cuda" and not torch.cuda.is_available():
+                on_result(f"{run.name}: left out, it needs an NVIDIA graphics card")
                 continue
             result = run_one(run, work, folder / run.profile / "data", on_progress=on_progress)
             path.parent.mkdir(parents=True, exist_ok=True)

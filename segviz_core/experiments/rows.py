@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from segviz_core.cases import Site
+from segviz_core.devices import torch_device
 from segviz_core.experiments import baselines, condist
 from segviz_core.experiments.checkpoint import Checkpoint
 from segviz_core.experiments.plan import Run
@@ -120,8 +121,7 @@ def flops_of(work: Callable[[], object]) -> int:
 
 def device_of(run: Run) -> torch.device:
     """Where a run trains."""
-    name = run.setup.device
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    return torch_device(run.setup.device)
 
 
 def _as_condist(run: Run) -> dict[str, Any]:

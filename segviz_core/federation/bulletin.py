@@ -2,7 +2,8 @@
 
 state      state, message, hint?, kind?; state is checking, connecting, online, reconnecting, leaving, left, finished,
            failed or removed
-ready      training_cases, validation_cases
+ready      training_cases, validation_cases, device (cpu or cuda)
+device     device, message: it goes on there, and why
 round      round, stage, rounds?, online?, members?, sites? (names): a request has come
 progress   stage, done, total, round?
 answered   round, stage, seconds, metrics: its answer is on its way

@@ -77,6 +77,9 @@ def _add_choices(command: argparse.ArgumentParser) -> None:
         help="voxel values of an organ in your label files, as in kidneys=2,3",
     )
     command.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="cores for training (default: all)")
+    command.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: an NVIDIA card where there is one"
+    )
 
 
 def _site_join(options: argparse.Namespace, console: "Console") -> None:
@@ -88,6 +91,7 @@ def _site_join(options: argparse.Namespace, console: "Console") -> None:
         organs=options.label_set,
         label_values=dict(options.label_values),
         cores=max(1, options.cores),
+        device=options.device,
         flwr_folder=options.flwr_folder,
         code=options.code,
     )
@@ -134,6 +138,7 @@ def _site_estimate(options: argparse.Namespace, console: "Console") -> None:
         organs=options.label_set,
         label_values=dict(options.label_values),
         cores=max(1, options.cores),
+        device=options.device,
         on_progress=console.progress,
     )
     console.result(asdict(found) | {"sentence": found.sentence}, found.sentence)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from segviz_core.cases import Progress, open_site
+from segviz_core.devices import torch_device
 from segviz_core.errors import Cancelled
 from segviz_core.federation.packets import Arrays, Packet
 from segviz_core.federation.session import SiteSession
@@ -27,7 +28,10 @@ _CASES, _WARM_UP, _STEPS, _LONGEST_S = 2, 2, 6, 60.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds are wall time on `cores`; `memory_mb` (10^6 bytes) is the peak of a trainer, None where unknown."""
+    """Seconds are wall time on `device`, a processor with `cores`.
+
+    `memory_mb` (10^6 bytes) is the peak of a trainer, None where unknown; that of a card is not in it.
+    """
 
     cores: int
     cases: int
@@ -38,17 +42,20 @@ class Estimate:
     planned_steps: int
     hours_in_all: float
     memory_mb: float | None
+    device: str = "cpu"
 
     @property
     def sentence(self) -> str:
         """The estimate in words."""
         memory = f"; {self.memory_mb / 1000:.1f} GB of memory" if self.memory_mb else ""
         in_all = _words(self.planned_steps * self.seconds_per_step)
+        where = f"with {self.cores} core{'s' if self.cores > 1 else ''}"
+        if self.device != "cpu":
+            where = "on the graphics card"
         return (
             f"About {_words(self.seconds_per_round)} of training per round ({self.steps_per_round} steps of "
-            f"{self.seconds_per_step:.2g} s) and {in_all} in all with {self.cores} "
-            f"core{'s' if self.cores > 1 else ''}{memory}; the {self.cases} cases are prepared once, in about "
-            f"{_words(self.seconds_to_prepare)}."
+            f"{self.seconds_per_step:.2g} s) and {in_all} in all {where}{memory}; the {self.cases} cases are prepared "
+            f"once, in about {_words(self.seconds_to_prepare)}."
         )
 
 
@@ -59,13 +66,15 @@ def estimate(
     organs: Sequence[str],
     label_values: Mapping[str, tuple[int, ...]],
     cores: int,
+    device: str = "auto",
     on_progress: Progress | None = None,
 ) -> Estimate:
     """Time the steps of a shared round (the dearest ones) on the first cases of the folder `cases`; no network is used.
 
     Raises:
-        InputError: the cases cannot be used.
+        InputError: the cases cannot be used, or there is no such device.
     """
+    trained_on = torch_device(device).type
     torch.set_num_threads(cores)
     found = find_cases(cases)
     names = [files.name for files in found.cases]
@@ -82,7 +91,8 @@ def estimate(
     for case in site.training_cases:
         case.targets = {organ: np.zeros(case.voxels.shape, np.uint8) for organ in foreign}
     with tempfile.TemporaryDirectory() as work:
-        step = _seconds_per_step(SiteSession(settings, site, Path(work)), foreign, on_progress or (lambda *_: None))
+        session = SiteSession(settings, site, Path(work), device=trained_on)
+        step = _seconds_per_step(session, foreign, on_progress or (lambda *_: None))
     return Estimate(
         cores=cores,
         cases=len(names),
@@ -93,6 +103,7 @@ def estimate(
         planned_steps=settings.planned_steps,
         hours_in_all=round(step * settings.planned_steps / 3600, 2),
         memory_mb=_peak_memory_mb(),
+        device=trained_on,
     )
 
 

@@ -34,7 +34,8 @@ class SiteOptions:
     """What the people of a site choose: their cases, the organs annotated there, and their computer.
 
     `label_values` maps an organ to the voxel values that stand for it; organs left out take the values of the folder's
-    layout. `cores` limits the trainer. `flwr_folder` is the private folder that holds flwr, None where it is installed.
+    layout. `device` (auto, cpu or cuda) trains, a processor with `cores`. `flwr_folder` is the private folder with
+    flwr, None where it is installed.
     `code` "pin" runs the coordinator's code once it is approved here (code_review.py), "local" only what is installed.
     `trainer` and `client_app` name the programs that train and talk; tests put others there.
     """
@@ -43,6 +44,7 @@ class SiteOptions:
     organs: tuple[str, ...]
     label_values: Mapping[str, tuple[int, ...]]
     cores: int
+    device: str = "auto"
     flwr_folder: Path | None = None
     code: str = "local"
     trainer: Sequence[str] = TRAINER
@@ -125,6 +127,7 @@ def status(folder: Path = DEFAULT_FOLDER) -> dict[str, Any]:
     rows = journal.read(folder / STATUS_FILE)
     states = [row for row in rows if row["event"] == "state"]
     progress = [row for row in rows if row["event"] in ("progress", "round", "answered")]
+    devices = [row["device"] for row in rows if row["event"] in ("ready", "device") and "device" in row]
     running = is_running(folder)
     last = dict(states[-1]) if states else {"state": "left", "message": "Never started."}
     if not running and last["state"] not in ("left", "finished", "failed", "removed"):
@@ -135,6 +138,7 @@ def status(folder: Path = DEFAULT_FOLDER) -> dict[str, Any]:
         "running": running,
         **last,
         "progress": progress[-1] if progress else None,
+        "device": devices[-1] if devices else None,
         "certificate_days_left": days,
     }
 
@@ -185,6 +189,7 @@ def _prepare(folder: Path, kit: Kit, options: SiteOptions) -> None:
             "organs": list(options.organs),
             "label_values": {organ: list(values) for organ, values in options.label_values.items()},
             "cores": options.cores,
+            "device": options.device,
             "flwr_folder": str(options.flwr_folder.resolve()) if options.flwr_folder else "",
             "code": options.code,
             "client_app": options.client_app,

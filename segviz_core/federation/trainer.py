@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from segviz_core.cases import open_site
+from segviz_core.devices import out_of_memory, torch_device
 from segviz_core.errors import SegVizError
 from segviz_core.federation import journal, trainer_socket
 from segviz_core.federation.child import end_with_parent
@@ -39,50 +40,67 @@ def main(arguments: Sequence[str]) -> int:
     end_with_parent(lambda: os._exit(0))  # everything is written in one step, so no moment is a bad one
     folder = Path(arguments[0])
     try:
-        session = _open_session(folder, read_site(folder))
+        trainer = Trainer(folder, read_site(folder))
     except SegVizError as error:
         journal.say("error", kind=error.kind, message=error.message, hint=error.hint)
         return error.exit_code
     listener = trainer_socket.listen(folder)
-    cases = session.site
-    journal.say("ready", training_cases=len(cases.training_cases), validation_cases=len(cases.validation_cases))
-
-    def handle(request: Packet, stop_when_closed: trainer_socket.Progress) -> Packet:
-        return _answer(session, request, stop_when_closed)
-
-    trainer_socket.serve(listener, handle, on_error=lambda error: _logger.error("request failed", exc_info=error))
+    cases, device = trainer.session.site, trainer.session.device
+    counts = {"training_cases": len(cases.training_cases), "validation_cases": len(cases.validation_cases)}
+    journal.say("ready", **counts, device=device)
+    trainer_socket.serve(
+        listener, trainer.answer, on_error=lambda error: _logger.error("request failed", exc_info=error)
+    )
     return 0
 
 
-def _open_session(folder: Path, settings: dict[str, Any]) -> SiteSession:
-    torch.set_num_threads(settings["cores"])
-    site = SiteSettings.from_dict(settings["site"])
-    folder_of_cases = Path(settings["cases"])
-    stated = {organ: tuple(values) for organ, values in settings["label_values"].items()}
-    cases = open_site(
-        folder_of_cases,
-        label_set=find_cases(folder_of_cases).label_set(settings["organs"], stated=stated),
-        contract=site.contract,
-        seed=site.seed,
-        cache=folder / "work" / "cases",
-        on_progress=_Reporter(),
-    )
-    return SiteSession(site, cases, folder / "work")
+class Trainer:
+    """The site's session: on the graphics card as long as its memory is enough, then on the processor."""
 
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        device = torch_device(settings.get("device", "auto")).type
+        torch.set_num_threads(settings["cores"])
+        site = SiteSettings.from_dict(settings["site"])
+        folder_of_cases = Path(settings["cases"])
+        stated = {organ: tuple(values) for organ, values in settings["label_values"].items()}
+        cases = open_site(
+            folder_of_cases,
+            label_set=find_cases(folder_of_cases).label_set(settings["organs"], stated=stated),
+            contract=site.contract,
+            seed=site.seed,
+            cache=folder / "work" / "cases",
+            on_progress=_Reporter(),
+        )
+        self.session = SiteSession(site, cases, folder / "work", device=device)
 
-def _answer(session: SiteSession, request: Packet, stop_when_closed: trainer_socket.Progress) -> Packet:
-    round_number, started = int(request.settings.get("round", 0)), time.monotonic()
-    report = _Reporter(round=round_number)
+    def answer(self, request: Packet, stop_when_closed: trainer_socket.Progress) -> Packet:
+        """The site's answer to `request`; `stop_when_closed` ends the work when nobody waits for it any more."""
+        round_number, started = int(request.settings.get("round", 0)), time.monotonic()
+        report = _Reporter(round=round_number)
 
-    def on_progress(stage: str, done: int, total: int) -> None:
-        stop_when_closed(stage, done, total)
-        report(stage, done, total)
+        def on_progress(stage: str, done: int, total: int) -> None:
+            stop_when_closed(stage, done, total)
+            report(stage, done, total)
 
-    journal.say("round", round=round_number, stage=request.stage, **news(request.settings))
-    reply = session.handle(request, on_progress=on_progress)
-    seconds = round(time.monotonic() - started, 2)
-    journal.say("answered", round=round_number, stage=request.stage, seconds=seconds, metrics=dict(reply.metrics))
-    return reply
+        journal.say("round", round=round_number, stage=request.stage, **news(request.settings))
+        try:
+            reply = self.session.handle(request, on_progress=on_progress)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            self._leave_card()
+            reply = self.session.handle(request, on_progress=on_progress)
+        torch.cuda.empty_cache()  # segmenting has the card between the rounds
+        seconds = round(time.monotonic() - started, 2)
+        journal.say("answered", round=round_number, stage=request.stage, seconds=seconds, metrics=dict(reply.metrics))
+        return reply
+
+    def _leave_card(self) -> None:
+        """Go on where the last finished step is on disk; a half-done request begins anew."""
+        self.session = SiteSession(self.session.settings, self.session.site, self.session.work)
+        message = "The graphics card has not enough free memory for training; this site goes on with its processor."
+        _logger.warning(message)
+        journal.say("device", device="cpu", message=message)
 
 
 class _Reporter:
