@@ -45,7 +45,8 @@ def load(
     """
     if device == "cuda" or (device == "auto" and _has_driver()):
         if find_spec("torch") and find_spec("monai"):
-            from segviz_core.torch_inference import OnePass, has_card
+            from segviz_core.devices import has_card
+            from segviz_core.torch_inference import OnePass
 
             if has_card():
                 return OnePass(model, device="cuda")

@@ -46,11 +46,6 @@ class OnePass:
         torch.cuda.empty_cache()
 
 
-def has_card() -> bool:
-    """Whether torch finds an NVIDIA card that it can use."""
-    return torch.cuda.is_available()
-
-
 def load_network(model: MetaModel, *, device: str = "cpu") -> SegVizNet:
     """The network of `model`, in eval mode, its weights matched strictly by key and shape; `device` is cpu or cuda."""
     network = SegVizNet(NetworkConfig.from_dict(model.network), [entry.name for entry in model.organs])

@@ -38,6 +38,7 @@ class FederationPanel:
         self.window, self.logic = window, logic
         self.askConsent, self.ask = askConsent, ask
         self._connected: tuple[str, ...] = ()
+        self._gpuWasBusy = False
         self.models = StudyModels(window.segment.addModel)
         ui = window.ui
         self.labelSet = LabelSetTable(ui.labelSetSelector, ui.labelTable, window.updateGUI)
@@ -76,10 +77,8 @@ class FederationPanel:
 
     def gpuBusy(self) -> bool:
         """Whether a site works on the GPU this very moment; on a CPU both go on at once."""
-        if not self.joined():
-            return False
         status = self.logic.status()
-        return status.device == "cuda" and status.stage != ""
+        return status.running and status.working and status.device == "cuda"
 
     def whyNotJoin(self) -> str:
         """Why Join is disabled, first reason first; empty when it is not."""
@@ -158,8 +157,11 @@ class FederationPanel:
         if not self.logic.busy:
             self.rounds.showStatus(status)
         self.models.importNew(self.logic.metaModels())
-        if not status.running and not self.logic.busy:
+        ended = not status.running and not self.logic.busy
+        if ended:
             self._timer.stop()
+        if ended or self._gpuWasBusy != self.gpuBusy():
+            self._gpuWasBusy = self.gpuBusy()
             self.window.updateGUI()
 
     def cleanup(self, *, closing: bool = True) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from SegVizSlicerLib.Hints import windowHint
 from SegVizSlicerLib.HistoryPlot import HistoryPlot
 from SegVizSlicerLib.SiteRecord import Round, SiteStatus
 from SegVizSlicerLib.State import showIn
@@ -77,8 +78,9 @@ def statusText(status: SiteStatus) -> str:
             return _sentence(f"{what}.")
         number = f"{status.round}/{status.planned}" if status.planned else str(status.round)
         text = _("Round {round}: {what}, step {done} of {total}.")
-        return text.format(round=number, what=what, done=status.done, total=status.total)
-    return f"{status.message} {status.hint}".strip()
+        text = text.format(round=number, what=what, done=status.done, total=status.total)
+        return f"{text} {status.note}".strip()
+    return f"{status.message} {windowHint(status.hint)}".strip()
 
 
 def onlineText(status: SiteStatus) -> str:

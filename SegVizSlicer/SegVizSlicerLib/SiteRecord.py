@@ -28,8 +28,8 @@ class Round:
 class SiteStatus:
     """The present state of a site; `stage`, `done`, `total` say what happens now.
 
-    `device` is cpu or cuda, on which it trains. `planned` rounds are those of the whole study; `sites` take part in the
-    round under way, `online` of `members`.
+    It is `working` on a request, on `device` (cpu or cuda); `note` says what is unusual about it. `planned` rounds are
+    those of the whole study; `sites` take part in the round under way, `online` of `members`.
     """
 
     running: bool = False
@@ -37,6 +37,8 @@ class SiteStatus:
     message: str = ""
     hint: str = ""
     device: str = ""
+    working: bool = False
+    note: str = ""
     stage: str = ""
     done: int = 0
     total: int = 0
@@ -96,11 +98,16 @@ def _apply(status: SiteStatus, row: dict[str, Any]) -> None:
     if event == "state":
         status.state, status.message, status.hint = row["state"], row["message"], row.get("hint", "")
         status.stage, status.done, status.total = "", 0, 0
-    elif event in ("ready", "device"):
-        status.device = row.get("device", "cpu")
+        status.working &= row["state"] in ("online", "leaving", "reconnecting")
+    elif event in ("ready", "stopped"):
+        status.device, status.working, status.note = row.get("device", status.device), False, ""
+        status.stage, status.done, status.total = "", 0, 0
+    elif event == "device":
+        status.device, status.note = row["device"], row["message"]
     elif event == "progress":
         status.stage, status.done, status.total = row["stage"], row["done"], row["total"]
     elif event == "round":
+        status.device, status.working, status.note = row.get("device", status.device), True, ""
         status.round, status.planned = row["round"], row.get("rounds", 0)
         status.online, status.members = row.get("online", 0), row.get("members", 0)
         status.sites = tuple(row.get("sites", ()))
@@ -112,6 +119,7 @@ def _apply(status: SiteStatus, row: dict[str, Any]) -> None:
         dice = {name: value for name, value in row["metrics"].items() if name.startswith("dice/") and value is not None}
         entry.dice |= {name.removeprefix("dice/"): value for name, value in dice.items()}
         status.stage, status.done, status.total = "", 0, 0
+        status.working, status.note = False, ""
 
 
 def _applyAudit(status: SiteStatus, row: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ def test_sentence_says_time_per_round_in_all_and_memory() -> None:
         memory_mb=2100.0,
     )
     assert found.sentence == (
-        "About 14 min of training per round (665 steps of 1.2 s) and 11.5 h in all with 2 cores; 2.1 GB of memory; "
-        "the 12 cases are prepared once, in about 14 s."
+        "About 14 min of training per round (665 steps of 1.2 s) and 11.5 h in all with 2 cores; "
+        "2.1 GB of the computer's memory; the 12 cases are prepared once, in about 14 s."
     )
     assert " in all on the graphics card; 2.1 GB" in replace(found, device="cuda").sentence

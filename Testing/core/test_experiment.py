@@ -114,7 +114,7 @@ def test_finished_runs_are_left_alone(finished) -> None:
 
 
 def test_run_that_needs_a_card_is_left_out_where_there_is_none(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("segviz_core.experiments.experiment.has_card", lambda: False)
     run = read_plan(CONFIGS / "smoke.toml")[0]
     run, lines = replace(run, setup=replace(run.setup, device="cuda")), []
     assert run_all([run], tmp_path, folder=tmp_path, on_progress=nothing, on_result=lines.append) == []

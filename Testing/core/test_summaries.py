@@ -60,7 +60,10 @@ def test_minutes_on_a_processor_and_on_a_card_are_not_mixed() -> None:
     costs = ("Minutes on one core", "Minutes on one card")
     heads, ((*_, core, card, _), (*_, alone, nothing, _)) = cost_table([both, plain])
     assert (*costs, core, card, alone, nothing) == (*heads[-3:-1], "1.0", "1.5", "1.0", "-")
-    assert "NVIDIA H200" in explained_costs([both])
+    assert explained_costs([both]).endswith("by the clock on one card (NVIDIA H200).")
+    runs[1]["machine"]["runs_at_once"] = 16
+    assert explained_costs([both]).endswith("(NVIDIA H200, 16 runs at once).")
+    assert (both.marked_repeats, plain.marked_repeats) == ("0, 1°", "0")
     assert "card" not in explained_costs([plain])
 
 

@@ -1,6 +1,7 @@
 """The real trainer as a process of its own, on two tiny cases."""
 
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 import torch
 from federation_processes import wait_until
 
-from segviz_core.errors import SegVizError
+from segviz_core.errors import Cancelled, SegVizError
 from segviz_core.federation import journal, trainer_socket
+from segviz_core.federation import trainer as trainer_module
 from segviz_core.federation.child import Child, environment
 from segviz_core.federation.packets import Packet
 from segviz_core.federation.settings import StudySettings
@@ -120,36 +122,105 @@ def test_a_card_that_is_not_there_ends_in_one_sentence(start: Start) -> None:
     assert "Expected an NVIDIA graphics card" in child.last_lines
 
 
+class Rounds:
+    """A trainer in this process on its "card": cpu:0 is none, but is not called cpu either."""
+
+    def __init__(self, folder: Path) -> None:
+        self.trainer = Trainer(folder, site_folder(folder))
+        self.trainer._device = "cpu:0"
+        self.trainer._open("cpu:0")
+        create_study(folder / "study", SETTINGS)
+        study = Study(folder / "study")
+        self.answers = [self.trainer.answer(dict(study.requests(["1"]))["1"], lambda *_: None)]
+        self._representation = study.state.representation
+
+    def train(self, stop_when_closed: trainer_socket.Progress = lambda *_: None) -> None:
+        number = len(self.answers) + 1
+        settings = {"stage": "train", "round": number, "mode": "segviz-fedavg", "learning_rate": 1e-2}
+        settings |= {"first_step": 3 * (number - 2), "steps": 3, "total_steps": 9}
+        settings |= {"foreign_weight": 0.0, "foreign_ramp": 0.2, "proximal": 0.0}
+        request = Packet(settings, {"representation": self._representation})
+        self.answers.append(self.trainer.answer(request, stop_when_closed))
+
+
+@pytest.fixture
+def straight(tmp_path: Path) -> Rounds:
+    """Three rounds without any trouble."""
+    rounds = Rounds(tmp_path / "straight")
+    for _ in range(3):
+        rounds.train()
+    return rounds
+
+
+def assert_same(answers: list[Packet], expected: list[Packet]) -> None:
+    for answer, other in zip(answers, expected, strict=True):
+        assert answer.arrays.keys() == other.arrays.keys()
+        for group, arrays in other.arrays.items():
+            for key, array in arrays.items():
+                np.testing.assert_array_equal(answer.arrays[group][key], array, err_msg=key)
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_site_whose_card_is_too_small_goes_on_with_its_processor(tmp_path, monkeypatch, capsys, wrapped) -> None:
-    trainer = Trainer(tmp_path, site_folder(tmp_path))
-    create_study(tmp_path / "study", SETTINGS)
-    request = dict(Study(tmp_path / "study").requests(["1"]))["1"]
+def test_a_round_that_does_not_fit_on_the_card_is_done_by_the_processor(straight, tmp_path, capsys, wrapped) -> None:
+    rounds = Rounds(tmp_path)
+    devices, held, alive = [], [], []
 
-    def full(*_: Any, **__: Any) -> Packet:
-        error = torch.OutOfMemoryError("CUDA out of memory")
-        if wrapped:
-            raise SegVizError("The graphics card has not enough free memory for this CT.") from error
-        raise error
+    def full_once(stage: str, done: int, total: int) -> None:
+        devices.append(rounds.trainer.session.device)
+        if held:
+            alive.append(held[0]() is not None)
+        elif done == 2:
+            on_card = torch.ones(1)
+            held.append(weakref.ref(on_card))
+            error = torch.OutOfMemoryError("CUDA out of memory")
+            if wrapped:
+                raise SegVizError("The graphics card has not enough free memory for this CT.") from error
+            raise error
 
-    monkeypatch.setattr(trainer.session, "handle", full)
-    trainer.session.device = "cuda"
-    reply = trainer.answer(request, lambda *_: None)
-    assert reply.settings["organs"] == "liver"
-    assert trainer.session.device == "cpu"
+    rounds.train()
+    rounds.train(full_once)
+    rounds.train()
+    assert_same(rounds.answers, straight.answers)
+    assert devices == ["cpu:0", "cpu:0", "cpu", "cpu", "cpu"]
+    assert not any(alive)  # what the failed attempt had on the card is free again
+    assert rounds.trainer.session.device == "cpu:0"  # the next round tries it again
     told = [journal.heard(line) or {} for line in capsys.readouterr().out.splitlines()]
     (moved,) = [row for row in told if row["event"] == "device"]
-    assert moved["message"].endswith("this site goes on with its processor.")
+    assert (
+        moved["message"] == "The graphics card has too little free memory; the processor does the work of this round."
+    )
 
 
-def test_another_fault_on_the_card_is_not_hidden(tmp_path, monkeypatch) -> None:
-    trainer = Trainer(tmp_path, site_folder(tmp_path))
-    create_study(tmp_path / "study", SETTINGS)
-    request = dict(Study(tmp_path / "study").requests(["1"]))["1"]
+def test_a_round_that_was_stopped_half_way_begins_anew_from_the_state_before_it(straight, tmp_path, capsys) -> None:
+    rounds = Rounds(tmp_path)
 
-    def broken(*_: Any, **__: Any) -> Packet:
-        raise RuntimeError("CUDA error: unspecified launch failure")
+    def stop(stage: str, done: int, total: int) -> None:
+        if done == 2:
+            raise Cancelled
 
-    monkeypatch.setattr(trainer.session, "handle", broken)
-    with pytest.raises(RuntimeError, match="unspecified launch failure"):
-        trainer.answer(request, lambda *_: None)
+    rounds.train()
+    with pytest.raises(Cancelled):
+        rounds.train(stop)
+    assert '"event": "stopped"' in capsys.readouterr().out
+    rounds.train()
+    rounds.train()
+    assert_same(rounds.answers, straight.answers)
+
+
+def test_another_fault_on_the_card_is_not_hidden(tmp_path) -> None:
+    rounds = Rounds(tmp_path)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("expected scalar type Float")
+
+    with pytest.raises(RuntimeError, match="expected scalar type Float"):
+        rounds.train(broken)
+
+
+def test_a_trainer_that_lost_its_card_ends_so_that_a_new_one_gets_it_back(monkeypatch) -> None:
+    ended = []
+    monkeypatch.setattr(trainer_module.os, "_exit", ended.append)
+    trainer_module._note(RuntimeError("expected scalar type Float"))
+    assert ended == []
+    trainer_module._note(torch.AcceleratorError("CUDA error: unspecified launch failure"))
+    assert ended == [1]

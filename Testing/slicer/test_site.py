@@ -215,19 +215,30 @@ def joined(window, tmp_path, monkeypatch):
     monkeypatch.undo()
 
 
-def test_segmenting_waits_for_a_gpu_on_which_the_site_works_this_moment(joined, tmp_path):
-    def busy_after(*rows):
+def test_apply_is_disabled_while_the_site_works_on_the_gpu_and_comes_back_by_itself(joined, tmp_path):
+    def add(*rows):
         with (tmp_path / "status.jsonl").open("a") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
-        return joined.federation.gpuBusy()
+        updated.clear()
+        joined.federation.follow()
+        return joined.federation.gpuBusy(), bool(updated)
 
-    ready = {"event": "ready", "training_cases": 2, "validation_cases": 0}
-    answered = {"event": "answered", "round": 3, "stage": "train", "seconds": 2, "metrics": {}}
-    assert not busy_after()  # it has not said what it trains on
-    assert busy_after({**ready, "device": "cuda"}, STEP)
-    assert not busy_after(answered)
-    assert busy_after(STEP)
-    assert not busy_after({"event": "device", "device": "cpu", "message": "The card is too small."}, STEP)
+    updated: list[int] = []
+    joined.segment.update = lambda: updated.append(1)
+    request, end = {**ROUND, "device": "cuda"}, {"round": 3, "stage": "evaluate"}
+    answered = {"event": "answered", **end, "seconds": 2, "metrics": {}}
+    assert add() == (False, False)  # it has not said what it works on
+    assert add({"event": "ready", "training_cases": 2, "validation_cases": 0, "device": "cuda"}) == (False, False)
+    assert add(request, ONLINE) == (True, True)  # before its first step, too
+    assert add(STEP) == (True, False)
+    assert add(answered, {**ONLINE, "message": "waiting"}) == (False, True)
+    assert add(request) == (True, True)
+    assert add({"event": "stopped", **end}) == (False, True)
+    assert add(request, STEP) == (True, True)
+    message = "The graphics card has too little free memory; the processor does the work of this round."
+    assert add({"event": "device", "device": "cpu", "message": message}, STEP) == (False, True)
+    assert joined.ui.federationStatus.text == f"Round 3/20: training together, step 7 of 12. {message}"
+    assert add(request, {"event": "state", "state": "failed", "message": "It failed."}) == (False, False)
 
 
 def answer(window, text):

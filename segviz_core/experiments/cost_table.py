@@ -20,11 +20,13 @@ _COLUMNS = {  # title, decimals
 
 def explained_costs(entries: Sequence[Entry]) -> str:
     """What the columns mean, and which cards the minutes were taken on."""
-    devices = [result["machine"]["device"] for entry in entries for result in entry.results if on_a_card(result)]
+    machines = [result["machine"] for entry in entries for result in entry.results if on_a_card(result)]
     text = "Means over the test cases. Minutes: training of all sites, processor time on one core"
-    if not devices:
+    if not machines:
         return f"{text}."
-    return f"{text}; by the clock on one card, which further runs shared ({' or '.join(dict.fromkeys(devices))})."
+    cards = " or ".join(dict.fromkeys(machine["device"] for machine in machines))
+    together = max(machine.get("runs_at_once", 1) for machine in machines)
+    return f"{text}; by the clock on one card ({cards}{f', {together} runs at once' if together > 1 else ''})."
 
 
 def cost_table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:

@@ -22,6 +22,7 @@ import torch
 
 from segviz_core import batches
 from segviz_core.atomic import replacing, write_json
+from segviz_core.devices import has_card
 from segviz_core.experiments.datasets import Data, load_data
 from segviz_core.experiments.late_joiner import train_late_joiner
 from segviz_core.experiments.plan import Run
@@ -55,7 +56,7 @@ def run_all(
         with _claimed(work / "lock") as mine:
             if not mine or path.exists():
                 continue
-            if run.setup.device == "cuda" and not torch.cuda.is_available():
+            if run.setup.device == "cuda" and not has_card():
                 on_result(f"{run.name}: left out, it needs an NVIDIA graphics card")
                 continue
             result = run_one(run, work, folder / run.profile / "data", on_progress=on_progress)

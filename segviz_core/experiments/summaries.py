@@ -15,6 +15,9 @@ EVALUATIONS = ("personal", "assembled", "assembled+recal", "experts")
 DETAILS = ("nsd", "hd95_mm", "volume_error_ml", "ece", "brier", "false_positive_ml", "claimed_twice_ml")
 """Further scores, in the order of the table."""
 
+CARD = "\N{DEGREE SIGN}"
+"""Marks a repeat that was trained on a graphics card."""
+
 _FREE = frozenset({"threads", "device", "watch", "name", "seed"})
 """Settings in which repeats of a row may differ."""
 
@@ -46,6 +49,11 @@ class Entry:
     def repeats(self) -> list[int | str]:
         """Seeds or folds."""
         return [result["repeat"] for result in self.results]
+
+    @property
+    def marked_repeats(self) -> str:
+        """`A, B°`: those with ° were trained on a graphics card."""
+        return ", ".join(f"{r['repeat']}{CARD if on_a_card(r) else ''}" for r in self.results)
 
     def scores(self) -> Iterator[dict[str, Any]]:
         """All scores, with the repeat they belong to."""

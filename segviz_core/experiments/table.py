@@ -23,7 +23,7 @@ from segviz_core.experiments.plan import ORDER
 from segviz_core.experiments.plots import dice_per_case, learning_curves, traffic
 from segviz_core.experiments.published import PUBLISHED
 from segviz_core.experiments.results import read_results
-from segviz_core.experiments.summaries import Entry, ablation_entries, table_entries
+from segviz_core.experiments.summaries import CARD, Entry, ablation_entries, table_entries
 
 COLUMNS = (*ORDER, "mean")
 SIGNIFICANT = 0.05
@@ -150,7 +150,8 @@ def _html(of: _Content) -> str:
 def _explained() -> str:
     return (
         "Dice, mean ± SD over the test cases that show the organ; the last column is the mean of the organs that "
-        "have a site. Seeds, folds and steps per site as stated in every row: rows of different ones do not compare. "
+        "have a site. Seeds, folds and steps per site as stated in every row: rows of different ones do not compare; "
+        f"those with {CARD} were trained on a graphics card, the others on a processor. "
         "Central rows move the CTs themselves. Phase 3 of segviz+, within its steps, tunes heads and calibrates them, "
         "as +recal does for the segviz modes with further steps; no other row is calibrated. On the right, in columns "
         "of their own, what was published for the same kind of row on other data: liver / spleen / pancreas / kidneys; "
@@ -176,9 +177,14 @@ def _main_table(entries: Sequence[Entry], *, published: bool = True) -> tuple[li
         values = entry.to_dict()
         cells = [_spread(values["dice"][name], values["sd"][name]) for name in COLUMNS]
         others = [_published(source, entry) for source in sources]
-        seeds = ", ".join(map(str, values["seeds"]))
         size = "-" if entry.mode.startswith("central") else f"{values['bytes_per_site'] / 1e6:.1f}"
-        plain = [entry.label, str(entry.nodes), seeds, str(values["steps_per_site"]), str(values["cases"])]
+        plain = [
+            entry.label,
+            str(entry.nodes),
+            entry.marked_repeats,
+            str(values["steps_per_site"]),
+            str(values["cases"]),
+        ]
         rows.append([*plain, *cells, size, *others])
     return heads, rows
 

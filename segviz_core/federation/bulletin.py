@@ -3,10 +3,11 @@
 state      state, message, hint?, kind?; state is checking, connecting, online, reconnecting, leaving, left, finished,
            failed or removed
 ready      training_cases, validation_cases, device (cpu or cuda)
-device     device, message: it goes on there, and why
-round      round, stage, rounds?, online?, members?, sites? (names): a request has come
+round      round, stage, device?, rounds?, online?, members?, sites? (names): a request has come
+device     device, message: the round's work goes on there, and why
 progress   stage, done, total, round?
 answered   round, stage, seconds, metrics: its answer is on its way
+stopped    round, stage: it ended without an answer
 
 Every row has `event` and `time` (seconds since 1970).
 """
@@ -55,6 +56,8 @@ class Bulletin:
         if event == "round":
             self.working, self._news = True, values
             self.say("online", f"{_round(values)}: {DOING.get(values['stage'], values['stage'])}.")
+        if event == "device":
+            self.say("online", values["message"])
         if event == "answered":
             others = [site for site in self._news.get("sites", []) if site != self._site]
             self.say(

@@ -12,8 +12,8 @@ from statistics import median
 import numpy as np
 import torch
 
-from segviz_core.cases import Progress, open_site
-from segviz_core.devices import torch_device
+from segviz_core.cases import Progress, Site, open_site
+from segviz_core.devices import out_of_memory, torch_device
 from segviz_core.errors import Cancelled
 from segviz_core.federation.packets import Arrays, Packet
 from segviz_core.federation.session import SiteSession
@@ -47,7 +47,7 @@ class Estimate:
     @property
     def sentence(self) -> str:
         """The estimate in words."""
-        memory = f"; {self.memory_mb / 1000:.1f} GB of memory" if self.memory_mb else ""
+        memory = f"; {self.memory_mb / 1000:.1f} GB of the computer's memory" if self.memory_mb else ""
         in_all = _words(self.planned_steps * self.seconds_per_step)
         where = f"with {self.cores} core{'s' if self.cores > 1 else ''}"
         if self.device != "cpu":
@@ -87,12 +87,13 @@ def estimate(
         on_progress=on_progress,
     )
     per_case = (time.monotonic() - started) / min(len(names), _CASES)
-    foreign = [organ for organ in ORGANS if organ not in site.label_set.organs]
-    for case in site.training_cases:
-        case.targets = {organ: np.zeros(case.voxels.shape, np.uint8) for organ in foreign}
-    with tempfile.TemporaryDirectory() as work:
-        session = SiteSession(settings, site, Path(work), device=trained_on)
-        step = _seconds_per_step(session, foreign, on_progress or (lambda *_: None))
+    try:
+        step = _seconds_per_step(settings, site, trained_on, on_progress or (lambda *_: None))
+    except Exception as error:
+        if trained_on == "cpu" or not out_of_memory(error):
+            raise
+        trained_on = "cpu"  # as the site would
+        step = _seconds_per_step(settings, site, trained_on, on_progress or (lambda *_: None))
     return Estimate(
         cores=cores,
         cases=len(names),
@@ -107,7 +108,15 @@ def estimate(
     )
 
 
-def _seconds_per_step(session: SiteSession, foreign: Sequence[str], on_progress: Progress) -> float:
+def _seconds_per_step(settings: SiteSettings, site: Site, device: str, on_progress: Progress) -> float:
+    foreign = [organ for organ in ORGANS if organ not in site.label_set.organs]
+    for case in site.training_cases:
+        case.targets = {organ: np.zeros(case.voxels.shape, np.uint8) for organ in foreign}
+    with tempfile.TemporaryDirectory() as work:
+        return _timed(SiteSession(settings, site, Path(work), device=device), foreign, on_progress)
+
+
+def _timed(session: SiteSession, foreign: Sequence[str], on_progress: Progress) -> float:
     network = SegVizNet(NetworkConfig.from_dict(session.settings.network), [*session.organs, *foreign])
     arrays: dict[str, Arrays] = {"representation": to_arrays(network.representation)}
     arrays |= {f"head/{organ}": to_arrays(network.head(organ)) for organ in foreign}

@@ -127,7 +127,7 @@ def status(folder: Path = DEFAULT_FOLDER) -> dict[str, Any]:
     rows = journal.read(folder / STATUS_FILE)
     states = [row for row in rows if row["event"] == "state"]
     progress = [row for row in rows if row["event"] in ("progress", "round", "answered")]
-    devices = [row["device"] for row in rows if row["event"] in ("ready", "device") and "device" in row]
+    devices = [row["device"] for row in rows if "device" in row]
     running = is_running(folder)
     last = dict(states[-1]) if states else {"state": "left", "message": "Never started."}
     if not running and last["state"] not in ("left", "finished", "failed", "removed"):

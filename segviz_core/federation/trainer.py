@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from segviz_core.cases import open_site
-from segviz_core.devices import out_of_memory, torch_device
+from segviz_core.devices import lost_card, out_of_memory, torch_device
 from segviz_core.errors import SegVizError
 from segviz_core.federation import journal, trainer_socket
 from segviz_core.federation.child import end_with_parent
@@ -48,17 +48,22 @@ def main(arguments: Sequence[str]) -> int:
     cases, device = trainer.session.site, trainer.session.device
     counts = {"training_cases": len(cases.training_cases), "validation_cases": len(cases.validation_cases)}
     journal.say("ready", **counts, device=device)
-    trainer_socket.serve(
-        listener, trainer.answer, on_error=lambda error: _logger.error("request failed", exc_info=error)
-    )
+    trainer_socket.serve(listener, trainer.answer, on_error=_note)
     return 0
 
 
+def _note(error: BaseException) -> None:
+    """Log what went wrong; end where only a new process has the card again: the request waits for it."""
+    _logger.error("request failed", exc_info=error)
+    if lost_card(error):
+        os._exit(1)
+
+
 class Trainer:
-    """The site's session: on the graphics card as long as its memory is enough, then on the processor."""
+    """The site's session: on the graphics card; a request that does not fit there is answered by the processor."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        device = torch_device(settings.get("device", "auto")).type
+        self._device = torch_device(settings.get("device", "auto")).type
         torch.set_num_threads(settings["cores"])
         site = SiteSettings.from_dict(settings["site"])
         folder_of_cases = Path(settings["cases"])
@@ -71,7 +76,7 @@ class Trainer:
             cache=folder / "work" / "cases",
             on_progress=_Reporter(),
         )
-        self.session = SiteSession(site, cases, folder / "work", device=device)
+        self.session = SiteSession(site, cases, folder / "work", device=self._device)
 
     def answer(self, request: Packet, stop_when_closed: trainer_socket.Progress) -> Packet:
         """The site's answer to `request`; `stop_when_closed` ends the work when nobody waits for it any more."""
@@ -82,25 +87,41 @@ class Trainer:
             stop_when_closed(stage, done, total)
             report(stage, done, total)
 
-        journal.say("round", round=round_number, stage=request.stage, **news(request.settings))
+        journal.say(
+            "round", round=round_number, stage=request.stage, device=self.session.device, **news(request.settings)
+        )
         try:
-            reply = self.session.handle(request, on_progress=on_progress)
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            self._leave_card()
-            reply = self.session.handle(request, on_progress=on_progress)
-        torch.cuda.empty_cache()  # segmenting has the card between the rounds
+            reply = self._handle(request, on_progress)
+        except BaseException:
+            journal.say("stopped", round=round_number, stage=request.stage)
+            raise
+        finally:
+            torch.cuda.empty_cache()  # segmenting has the card between the rounds
         seconds = round(time.monotonic() - started, 2)
         journal.say("answered", round=round_number, stage=request.stage, seconds=seconds, metrics=dict(reply.metrics))
         return reply
 
-    def _leave_card(self) -> None:
-        """Go on where the last finished step is on disk; a half-done request begins anew."""
-        self.session = SiteSession(self.session.settings, self.session.site, self.session.work)
-        message = "The graphics card has not enough free memory for training; this site goes on with its processor."
+    def _handle(self, request: Packet, on_progress: trainer_socket.Progress) -> Packet:
+        try:
+            return self.session.handle(request, on_progress=on_progress)
+        except Exception as error:
+            if self.session.device == "cpu" or not out_of_memory(error):
+                raise
+        # Out here the failed attempt is forgotten: the error held all that it had on the card.
+        self._open("cpu")
+        torch.cuda.empty_cache()
+        message = "The graphics card has too little free memory; the processor does the work of this round."
         _logger.warning(message)
         journal.say("device", device="cpu", message=message)
+        try:
+            return self.session.handle(request, on_progress=on_progress)
+        finally:
+            self._open(self._device)
+
+    def _open(self, device: str) -> None:
+        """The same site on `device`, from what the finished requests have left on disk."""
+        old = self.session
+        self.session = SiteSession(old.settings, old.site, old.work, device=device)
 
 
 class _Reporter:

@@ -66,9 +66,9 @@ class TrainingState:
             self._shared = None
             for path in _numbered(self._work, "shared").values():
                 path.unlink()
-        if self._shared and self._shared[0] < number and self._shared[1].organs == organs:
-            _, network, optimizer = self._shared
-            return network, optimizer
+        kept, self._shared = self._shared, None  # given away: what is stopped half-way is read from disk next time
+        if kept and kept[0] < number and kept[1].organs == organs:
+            return kept[1:]
         network, optimizer = self._new(organs)
         saved = _numbered(self._work, "shared")
         if earlier := [n for n in saved if n < number]:
