@@ -106,3 +106,23 @@ def test_a_variant_is_held_to_the_row_it_changes_over_the_repeats_and_steps_that
     }
     assert found.pop(("segviz+", "changed")).mean == pytest.approx(0.05)
     assert set(found.values()) == {None}
+
+
+def test_a_variant_trained_on_a_card_is_held_to_the_row_on_a_card() -> None:
+    def on_card(dice: float, **values: Any) -> dict[str, Any]:
+        return {**result("segviz+", 0, [dice]), "machine": {"device": "NVIDIA H200"}, **values}
+
+    plain, again = result("segviz+", 0, [0.6]), on_card(0.5, variant="one-gpu")
+    entries = [*table_entries([plain]), *ablation_entries([again])]
+    changed = {
+        variant: minus_plain(entry, entries)
+        for variant, run in {"card": on_card(0.58), "processor": result("segviz+", 0, [0.58])}.items()
+        for entry in ablation_entries([{**run, "variant": variant}])
+    }
+    assert {name: round(d.mean, 3) for name, d in changed.items() if d} == {"card": 0.08, "processor": -0.02}
+    experts = {**plain, "scores": {"experts": plain["scores"]["assembled"]}}
+    (of_the_row,) = ablation_entries([experts])
+    assert minus_plain(of_the_row, [*entries, of_the_row]) is None
+    (itself,) = ablation_entries([again])
+    assert minus_plain(itself, entries).mean == pytest.approx(-0.1)
+    assert minus_plain(entries[1], entries[1:]) is None

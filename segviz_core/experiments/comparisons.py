@@ -1,12 +1,12 @@
 """Is segviz+ better than the other rows? Paired per case, over organs and as a mean, with Holm's correction."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from segviz_core.experiments.plan import ORDER
 from segviz_core.experiments.statistics import Difference, compare, holm
-from segviz_core.experiments.summaries import Entry
+from segviz_core.experiments.summaries import ON_A_CARD, Entry, control_of
 
 OURS = "segviz+"
 
@@ -63,13 +63,19 @@ def comparisons(entries: Sequence[Entry]) -> list[Comparison]:
 def minus_plain(variant: Entry, entries: Sequence[Entry]) -> Difference | None:
     """Mean Dice of a variant minus that of the row it changes, over the seeds or folds that both have.
 
-    None where the table has no such row, or one of other steps per site.
+    A run on a card is held to the row's run on a card where there is one. None where `entries` have no such row, or one
+    of other steps per site.
     """
-    for plain in entries:
-        same_row = (plain.mode, plain.nodes, plain.evaluation) == (variant.mode, variant.nodes, variant.evaluation)
-        if same_row and plain.steps_per_site == variant.steps_per_site:
-            return _difference(variant, plain, "mean")
-    return None
+    plain = [
+        result
+        for entry in (entries if variant.variant else ())  # the experts of a row are no variant
+        if entry.variant in ("", ON_A_CARD)
+        and (entry.mode, entry.nodes, entry.evaluation) == (variant.mode, variant.nodes, variant.evaluation)
+        and entry.steps_per_site == variant.steps_per_site
+        for result in entry.results
+    ]
+    controls = [control for result in variant.results if (control := control_of(result, plain)) is not None]
+    return _difference(variant, replace(variant, variant="", results=controls), "mean") if controls else None
 
 
 def _comparable(ours: Entry, other: Entry) -> bool:

@@ -7,13 +7,15 @@ import numpy as np
 
 from segviz_core.experiments.plan import ORDER
 from segviz_core.experiments.results import mean_dice
+from segviz_core.experiments.summaries import CARD, ON_A_CARD, control_of, on_a_card
 
 Row = Mapping[str, Any]
 
 EXPLAINED = (
     "Mean Dice over the repeats; in brackets, the difference to the plain run of the same repeat, in which every site "
     "took part from the start to the end. The mean is over the published organs. A late organ has its "
-    "head alone trained, on the representation of the finished plain run; a site that left had its head frozen."
+    "head alone trained, on the representation of the finished plain run; a site that left had its head frozen. Those "
+    f"with {CARD} were trained on a graphics card and are held to a plain run on a card where there is one."
 )
 
 
@@ -35,6 +37,7 @@ def extension_rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
                     "nodes": result["nodes"],
                     "evaluation": evaluation,
                     **result["extension"],
+                    "on_a_card": on_a_card(result),
                     "frozen": result.get("frozen", {}),
                     "dice": dice,
                     "beside_nodes": beside["nodes"] if beside else None,
@@ -52,7 +55,7 @@ def extension_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     for key in dict.fromkeys((row["extension"], row["nodes"], row["row"], row["evaluation"]) for row in rows):
         same = [row for row in rows if (row["extension"], row["nodes"], row["row"], row["evaluation"]) == key]
         extension, nodes, mode, evaluation = key
-        repeats = ", ".join(str(row["repeat"]) for row in same)
+        repeats = ", ".join(f"{row['repeat']}{CARD if row['on_a_card'] else ''}" for row in same)
         numbers = [_cell(organ, same) for organ in columns]
         cells.append([f"{mode}, {extension}, {evaluation}", str(nodes), repeats, *numbers])
     return ["Row", "Nodes", "Seeds", *columns], cells
@@ -65,10 +68,10 @@ def _undisturbed(
     same = [
         other
         for other in results
-        if (other["row"], other["repeat"], other["variant"]) == (result["row"], result["repeat"], "")
-        and other["nodes"] <= organs
+        if other["row"] == result["row"] and other["variant"] in ("", ON_A_CARD) and other["nodes"] <= organs
     ]
-    return max(same, key=lambda other: other["nodes"], default=None)
+    most = max((other["nodes"] for other in same if other["repeat"] == result["repeat"]), default=0)
+    return control_of(result, [other for other in same if other["nodes"] == most])
 
 
 def _dice(result: Mapping[str, Any], evaluation: str) -> dict[str, float]:

@@ -18,6 +18,9 @@ DETAILS = ("nsd", "hd95_mm", "volume_error_ml", "ece", "brier", "false_positive_
 CARD = "\N{DEGREE SIGN}"
 """Marks a repeat that was trained on a graphics card."""
 
+ON_A_CARD = "one-gpu"
+"""Variant of a row that is trained once more on a card: what other runs on a card are held to."""
+
 _FREE = frozenset({"threads", "device", "watch", "name", "seed"})
 """Settings in which repeats of a row may differ."""
 
@@ -115,6 +118,15 @@ def table_entries(results: Sequence[Mapping[str, Any]]) -> list[Entry]:
 def ablation_entries(results: Sequence[Mapping[str, Any]]) -> list[Entry]:
     """Variants, and the experts of segviz+ after phase 1."""
     return [entry for entry in _entries(results) if entry.variant or entry.evaluation == "experts"]
+
+
+def control_of(result: Mapping[str, Any], plain: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The run without what sets `result` apart, of the same repeat and, where there is one, on the same machine.
+
+    `plain` are runs of the row itself and of its variant ON_A_CARD.
+    """
+    same = [r for r in plain if r["repeat"] == result["repeat"] and r["variant"] != result["variant"]]
+    return min(same, key=lambda r: (on_a_card(r) != on_a_card(result), r["variant"]), default=None)
 
 
 def on_a_card(result: Mapping[str, Any]) -> bool:

@@ -33,7 +33,8 @@ PICTURES = "pictures"
 _EXPLAINED_VARIANTS = (
     "What was changed is in docs/method_log.md and the experiment files. On the right, mean Dice minus that of the row "
     "that is changed, paired by case over the seeds or folds that both have, with its 95 % interval (where that is one "
-    "seed or fold: over its cases alone, too narrow). Rows of other steps per site are not compared."
+    "seed or fold: over its cases alone, too narrow). Runs on a card are held to the row's run on a card where there is "
+    "one (`one-gpu`). Rows of other steps per site are not compared."
 )
 
 NOTES: Mapping[str, str] = {
@@ -59,7 +60,9 @@ def write_table(folder: Path) -> Path:
     pictures = [path.name for path in sorted((folder / PICTURES).glob("*.png"))]
     content = _Content(profile, entries, ablations, extensions, compared, pictures)
     write_json(folder / "table.json", [entry.to_dict() for entry in entries])
-    write_json(folder / "ablation.json", [entry.to_dict() | _minus_plain(entry, entries) for entry in ablations])
+    write_json(
+        folder / "ablation.json", [entry.to_dict() | _minus_plain(entry, [*entries, *ablations]) for entry in ablations]
+    )
     write_json(folder / "extensions.json", extensions)
     write_json(folder / "published.json", [row.to_dict() for row in PUBLISHED])
     write_json(folder / "statistics.json", [comparison.to_dict() for comparison in compared])
@@ -192,7 +195,7 @@ def _main_table(entries: Sequence[Entry], *, published: bool = True) -> tuple[li
 def _variant_table(of: _Content) -> tuple[list[str], list[list[str]]]:
     heads, rows = _main_table(of.ablations, published=False)
     for entry, row in zip(of.ablations, rows, strict=True):
-        d = minus_plain(entry, of.entries)
+        d = minus_plain(entry, of.all_entries)
         row.append(f"{d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f})" if d else "-")
     return [*heads, "minus the row"], rows
 
