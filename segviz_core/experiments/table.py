@@ -33,8 +33,8 @@ PICTURES = "pictures"
 _EXPLAINED_VARIANTS = (
     "What was changed is in docs/method_log.md and the experiment files. On the right, mean Dice minus that of the row "
     "that is changed, paired by case over the seeds or folds that both have, with its 95 % interval (where that is one "
-    "seed or fold: over its cases alone, too narrow). Runs on a card are held to the row's run on a card where there is "
-    "one (`one-gpu`). Rows of other steps per site are not compared."
+    "seed or fold: over its cases alone, too narrow). Runs on a card are held to the row's run on a card where there "
+    "is one (`one-gpu`). Rows of other steps per site are not compared."
 )
 
 NOTES: Mapping[str, str] = {
