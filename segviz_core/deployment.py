@@ -95,8 +95,9 @@ def deploy(model: MetaModel, *, precision: str = "auto", threads: int | None = N
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
     }
+    half_resolution = precision != "fp32" or model.network.get("head_stages", 1) == 2
     return Deployment(
-        build_graph(model, ranges, half_resolution=precision != "fp32"),
+        build_graph(model, ranges, half_resolution=half_resolution),
         precision=precision,
         divisor=math.prod(model.network["strides"]),
         settings=settings,

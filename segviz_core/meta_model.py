@@ -95,13 +95,16 @@ class Quantization:
 
 def activations(keys: Iterable[str]) -> frozenset[str]:
     """Names of the tensors that int8 rounds, from the keys of a model's weights: what each unit, shortcut and residual
-    unit of the representation gives, and what lies between the two convolutions of the heads.
+    unit of MONAI's gives, and what lies between the last two convolutions of the heads (one each for heads of two
+    decoder stages, which are not side by side).
     """
     endings = (".adn.A.weight", ".residual.weight", ".conv.unit0.conv.weight")
-    named = {"heads"}
-    for key in keys:
+    keys = tuple(keys)
+    deep = [key for key in keys if ".stage." in key]
+    named = {key.removesuffix(".up.weight") for key in keys if key.endswith(".up.weight")} if deep else {"heads"}
+    for key in (*(key for key in keys if key.startswith("representation.")), *deep):
         for ending in endings:
-            if key.startswith("representation.") and key.endswith(ending):
+            if key.endswith(ending):
                 named.add(key.removesuffix(ending) + (".residual" if ending == ".residual.weight" else ""))
     return frozenset(named)
 

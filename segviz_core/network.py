@@ -1,6 +1,6 @@
 """The network: one representation block shared by all organs, one small head per organ (method.md section 2)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from segviz_core.activation import prelu, quicken
+
+Features = Tensor | tuple[Tensor, Tensor]
+"""What a representation gives: half resolution features, or those and what the decoder reads at quarter resolution."""
 
 NORM_TYPES = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 """Norm layers are found by type, never by a fragment of their name (method.md 5.2)."""
@@ -27,9 +30,9 @@ NORMS: Mapping[str, Any] = {
 class NetworkConfig:
     """Size of MONAI's 3D UNet; the default is the published one (arXiv 2301.07074).
 
-    With one head it has 4,808,917 parameters: representation 4,807,072, head 1,845 (method.md section 2). `norm`, of
-    the representation, is one of NORMS. With `head_stages` 2 a head has the last two decoder stages instead of one. All
-    but the defaults of these two are for experiments alone (openvino_graph.py refuses them).
+    With one head it has 4,808,917 parameters: representation 4,807,072, head 1,845 (method.md section 2). With
+    `head_stages` 2 a head has the last two decoder stages instead of one: 36,503 of these parameters. `norm`, of the
+    representation, is one of NORMS; all but batch norm is for experiments alone (openvino_graph.py refuses it).
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 128, 256)
@@ -64,7 +67,7 @@ class Head(nn.Module):
         self.act: nn.PReLU = stage[0].adn.A
         self.residual: nn.Conv3d = stage[1].conv.unit0.conv
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Features) -> Tensor:
         return fused_logits(features, [self])[:, 0]
 
 
@@ -95,7 +98,7 @@ class DeepRepresentation(nn.Module):
 
 
 class SegVizNet(nn.Module):
-    """`representation` (all but the last decoder stage of MONAI's UNet) and `heads[organ]` (that last stage).
+    """`representation` (all but the last `head_stages` decoder stages of MONAI's UNet), and these as `heads[organ]`.
 
     Cut and uncut networks agree bit for bit. A (B, 1, X, Y, Z) input in [0, 1] gives, per organ, the logits of
     background and organ. Every head starts from its own draw of `torch`'s generator.
@@ -129,24 +132,26 @@ class SegVizNet(nn.Module):
         return head
 
 
-def fused_logits(features: Tensor, heads: Sequence[Head]) -> Tensor:
+def fused_logits(features: Features, heads: Sequence[Head]) -> Tensor:
     """Run K heads on the same features as one wide head: (B, C, x, y, z) -> (B, K, 2, X, Y, Z).
 
     The transposed kernels are concatenated into one 32 -> 2K layer, the residual convolutions lie along the diagonal of
     one 2K -> 2K (method.md section 2; K groups take up to four times as long); equal to separate heads within 2e-6.
-    All heads must be in the same mode; running statistics of heads in train mode are updated.
+    All heads must be in the same mode; running statistics of heads in train mode are updated. Deep heads, each of which
+    makes features of its own, run one after the other.
     """
+    if isinstance(features, tuple):
+        return torch.cat([fused_logits(own, [head]) for own, head in _own_features(features, heads)], dim=1)
     x = _hidden(features, heads)
     biases = _joined(head.residual.bias for head in heads)
     x = x + F.conv3d(x, _diagonal([head.residual.weight for head in heads]), biases, padding=1)
     return x.reshape(x.shape[0], len(heads), 2, *x.shape[2:])
 
 
-def fused_margins(features: Tensor | tuple[Tensor, Tensor], heads: Sequence[Head]) -> Tensor:
+def fused_margins(features: Features, heads: Sequence[Head]) -> Tensor:
     """Organ minus background of `fused_logits`, all that losses and labels need: (B, C, x, y, z) -> (B, K, X, Y, Z)."""
-    if isinstance(features, tuple):  # every deep head makes features of its own
-        deep = [head for head in heads if isinstance(head, DeepHead)]
-        return torch.cat([fused_margins(head.half_resolution(features), [head]) for head in deep], dim=1)
+    if isinstance(features, tuple):
+        return torch.cat([fused_margins(own, [head]) for own, head in _own_features(features, heads)], dim=1)
     x = _hidden(features, heads, folded=True)
     itself = torch.zeros_like(heads[0].residual.weight[:1])  # what the residual is added to, as one of its taps
     itself[0, 0, 1, 1, 1], itself[0, 1, 1, 1, 1] = -1.0, 1.0
@@ -163,6 +168,12 @@ def norm_keys(module: nn.Module) -> frozenset[str]:
         if isinstance(child, NORM_TYPES)
         for key in child.state_dict()
     )
+
+
+def _own_features(features: tuple[Tensor, Tensor], heads: Sequence[Head]) -> Iterator[tuple[Tensor, Head]]:
+    for head in heads:
+        assert isinstance(head, DeepHead)
+        yield head.half_resolution(features), head
 
 
 def _hidden(features: Tensor, heads: Sequence[Head], *, folded: bool = False) -> Tensor:

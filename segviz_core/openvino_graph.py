@@ -1,7 +1,7 @@
 """The network of a meta-model as a graph of OpenVINO's operators, built from its weights with numpy alone.
 
 It is method.md section 2's network as it runs after training: BatchNorm folded into the convolutions, the K heads side
-by side, and of their two logits only the difference.
+by side (those of two decoder stages one after the other), and of their two logits only the difference.
 """
 
 import sys
@@ -30,7 +30,8 @@ def build_graph(
     `ranges` (lowest and highest value per activation of `meta_model.activations`) make it int8. `half_resolution`
     computes the heads on half the resolution, all eight voxels of a cell as channels: the same numbers with twice the
     arithmetic and a fraction of the memory traffic. Measured for 208 x 176 x 160 voxels and 4 heads in CPU seconds, so
-    / on full resolution: bf16 .42 / .98, int8 .26 / .38 (AMX; AVX-512 VNNI: .47 / .64), but fp32 1.37 / 1.15.
+    / on full resolution: bf16 .42 / .98, int8 .26 / .38 (AMX; AVX-512 VNNI: .47 / .64), but fp32 1.37 / 1.15. Heads of
+    two decoder stages, fp32, 128 x 112 x 96 voxels: .95 / 1.29, and .72 with heads of one.
     """
     graph = _Graph(model, ranges or {}, half_resolution=half_resolution)
     try:
@@ -79,11 +80,25 @@ class _Graph:
 
     def build(self) -> Any:
         channels, strides = self.model.network["channels"], self.model.network["strides"]
+        organs = [entry.name for entry in self.model.organs]
         parameter = self.op.parameter([1, 1, -1, -1, -1], np.float32)
-        features = self.residual_unit(parameter, "representation.0", strides[0])
-        below = self.level(features, "representation.1.submodule", channels[1:], strides[1:])
-        margins = self.heads(self.op.concat([features, below], 1))
+        if self.model.network.get("head_stages", 1) == 2:
+            features = self.residual_unit(parameter, "representation.first", strides[0])
+            half = self.residual_unit(features, "representation.below.0", strides[1])
+            below = self.level(half, "representation.below.1.submodule", channels[2:], strides[2:])
+            quarter = self.op.concat([half, below], 1)
+            margins = self.op.concat([self.deep_head(features, quarter, organ, strides[1]) for organ in organs], 1)
+        else:
+            features = self.residual_unit(parameter, "representation.0", strides[0])
+            below = self.level(features, "representation.1.submodule", channels[1:], strides[1:])
+            margins = self.heads(self.op.concat([features, below], 1), organs, "heads")
         return openvino().Model([self.op.result(margins)], [parameter], "segviz")
+
+    def deep_head(self, features: Node, below: Node, organ: str, stride: int) -> Node:
+        """A head of the last two decoder stages: features of half and what the decoder reads for it -> a margin."""
+        up = self.unit(below, f"heads.{organ}.stage.0", stride, transposed=True)
+        up = self.residual_unit(up, f"heads.{organ}.stage.1", 1)
+        return self.heads(self.op.concat([features, up], 1), [organ], f"heads.{organ}")
 
     def level(self, x: Node, key: str, channels: Sequence[int], strides: Sequence[int]) -> Node:
         """One resolution: down to it, the levels below, and up again."""
@@ -113,13 +128,14 @@ class _Graph:
         convolve = self.transposed_convolution if transposed else self.convolution
         return self.activation(self.prelu(convolve(x, weight, bias, stride), self.weight(f"{key}.adn.A.weight")), key)
 
-    def heads(self, x: Node) -> Node:
-        """All heads side by side: features of half the resolution -> one margin per organ.
+    def heads(self, x: Node, organs: Sequence[str], name: str) -> Node:
+        """Last decoder stages side by side: features of half the resolution -> one margin per organ. `name` is that of
+        what lies between their two convolutions.
 
         A head's residual convolution, the sum after it and the difference of its two logits are linear: one convolution
         does all three. It has no groups: the zeros between the heads cost less than a grouped one.
         """
-        keys = [f"heads.{entry.name}" for entry in self.model.organs]
+        keys = [f"heads.{organ}" for organ in organs]
         ups = [self.folded(f"{key}.up", f"{key}.norm", transposed=True) for key in keys]
         up, up_bias = np.concatenate([up for up, _ in ups], axis=1), np.concatenate([bias for _, bias in ups])
         slope = np.concatenate([np.repeat(self.weight(f"{key}.act.weight"), 2) for key in keys])
@@ -130,13 +146,13 @@ class _Graph:
             last[i, 2 * i : 2 * i + 2] = organ - background
             last[i, 2 * i : 2 * i + 2, 1, 1, 1] += (-1, 1)
         if not self.half_resolution:
-            x = self.activation(self.prelu(self.transposed_convolution(x, up, up_bias, 2), slope), "heads")
+            x = self.activation(self.prelu(self.transposed_convolution(x, up, up_bias, 2), slope), name)
             return self.convolution(x, last, last_bias, 1)
         up_bias, slope, last_bias = np.repeat(up_bias, 8), np.repeat(slope, 8), np.repeat(last_bias, 8)
         x = self.biased(
             self.op.convolution(x, self.kernel(_up_by_phase(up)), [1] * 3, [0] * 3, [1] * 3, [1] * 3), up_bias
         )
-        x = self.convolution(self.activation(self.prelu(x, slope), "heads"), _by_phase(last), last_bias, 1)
+        x = self.convolution(self.activation(self.prelu(x, slope), name), _by_phase(last), last_bias, 1)
         return self.op.depth_to_space(x, "depth_first", 2)
 
     def weight(self, key: str) -> Array:

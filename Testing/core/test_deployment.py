@@ -18,6 +18,7 @@ from segviz_core.meta_model import Quantization, activations
 from segviz_core.openvino_graph import build_graph, openvino
 
 MODEL = untrained_model()
+DEEP = untrained_model(head_stages=2)
 
 BLOCKED_RESOLVER = """
 import socket
@@ -45,12 +46,13 @@ def voxels(shape=(16, 12, 20), *, seed=0):
 
 
 @cache
-def ranges():
+def ranges(head_stages=1):
     """Symmetric, by name, as they are on `voxels()`."""
-    graph = build_graph(MODEL)  # first, as it keeps openvino's telemetry out
+    model = DEEP if head_stages == 2 else MODEL
+    graph = build_graph(model)  # first, as it keeps openvino's telemetry out
     import openvino
 
-    nodes = [node for node in graph.get_ordered_ops() if node.get_friendly_name() in activations(MODEL.weights)]
+    nodes = [node for node in graph.get_ordered_ops() if node.get_friendly_name() in activations(model.weights)]
     values = run(openvino.Model(nodes, graph.get_parameters()))
     largest = {node.get_friendly_name(): float(np.abs(values[i]).max()) for i, node in enumerate(nodes)}
     return {name: (-value * 128 / 127, value) for name, value in largest.items()}
@@ -115,9 +117,10 @@ def test_one_thread_gives_what_two_give():
     np.testing.assert_allclose(one, two, atol=1e-5)
 
 
+@pytest.mark.parametrize("head_stages", [1, 2])
 @pytest.mark.parametrize("organs", [("liver",), ("liver", "spleen", "kidneys", "pancreas")])
-def test_heads_at_half_resolution_give_the_same_margins(organs):
-    model = untrained_model(organs=organs)
+def test_heads_at_half_resolution_give_the_same_margins(organs, head_stages):
+    model = untrained_model(organs=organs, head_stages=head_stages)
     full, half = (run(build_graph(model, half_resolution=half))[0] for half in (False, True))
     np.testing.assert_allclose(half, full, atol=1e-4)
 
@@ -134,6 +137,13 @@ def test_int8_is_close_to_fp32():
     margins = deployment.margins(voxels())
     assert_close(margins, 0.1)
     assert not np.array_equal(margins, deploy(MODEL, precision="fp32").margins(voxels()))
+
+
+def test_int8_of_heads_of_two_stages_rounds_their_own_activations():
+    assert {"heads.liver", "heads.liver.stage.0", "heads.spleen.stage.1"} < ranges(2).keys()
+    assert ranges(2).keys() == activations(DEEP.weights)
+    rounded = replace(DEEP, quantization=Quantization(ranges(2), {"liver": 0.5, "spleen": 0.5}, 3))
+    assert_close(deploy(rounded, precision="int8").margins(voxels()), 0.1, model=DEEP)
 
 
 @pytest.mark.parametrize("dice, expected", [(0.99, {"int8"}), (0.989, {"bf16", "fp32"})])
@@ -186,7 +196,7 @@ def run(graph):
     return openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([voxels()[None, None]])
 
 
-def assert_close(margins, share):
+def assert_close(margins, share, *, model=MODEL):
     """Root mean square difference to fp32, as a share of the margins' own spread."""
-    exact = deploy(MODEL, precision="fp32").margins(voxels())
+    exact = deploy(model, precision="fp32").margins(voxels())
     assert np.sqrt(np.mean((margins - exact) ** 2)) < share * exact.std()

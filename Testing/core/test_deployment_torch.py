@@ -1,6 +1,7 @@
 """The OpenVINO graph gives the numbers of the torch network that was trained."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,11 +16,13 @@ from segviz_core.torch_inference import OnePass, load_network
 
 @st.composite
 def models(draw):
-    levels = draw(st.integers(2, 4))
+    head_stages = draw(st.sampled_from([1, 2]))
+    levels = draw(st.integers(1 + head_stages, 4))
     return untrained_model(
         channels=tuple(draw(st.lists(st.integers(1, 6), min_size=levels, max_size=levels))),
         strides=(2, *draw(st.lists(st.sampled_from([1, 2]), min_size=levels - 2, max_size=levels - 2))),
         num_res_units=draw(st.integers(1, 3)),
+        head_stages=head_stages,
         organs=draw(st.lists(st.sampled_from(sorted(ORGANS)), min_size=1, max_size=4, unique=True)),
         seed=draw(st.integers(0, 999)),
     )
@@ -41,10 +44,12 @@ def test_the_published_network_gives_the_margins_of_torch():
     np.testing.assert_allclose(deploy(model, precision="fp32").margins(voxels), expected, atol=1e-4)
 
 
-def test_every_rounded_activation_is_found_among_the_weights_keys():
-    model = untrained_model((4, 6, 8), (2, 1), 2)
+@pytest.mark.parametrize("head_stages, beside", [(1, 1), (2, 2)])
+def test_every_rounded_activation_is_found_among_the_weights_keys(head_stages, beside):
+    model = untrained_model((4, 6, 8), (2, 1), 2, head_stages=head_stages)
     network = load_network(model)
-    units = sum(isinstance(module, nn.PReLU) for module in network.representation.modules())
-    residual_units = [m for m in network.representation.modules() if type(m).__name__ == "ResidualUnit"]
+    last = [head.act for head in network.heads.values()]  # heads of one stage run as one
+    units = sum(isinstance(m, nn.PReLU) and m not in last for m in network.modules())
+    residual_units = [m for m in network.modules() if type(m).__name__ == "ResidualUnit"]
     shortcuts = sum(type(m.residual).__name__ == "Conv3d" for m in residual_units)
-    assert len(activations(model.weights)) == units + len(residual_units) + shortcuts + 1
+    assert len(activations(model.weights)) == units + len(residual_units) + shortcuts + beside

@@ -219,6 +219,22 @@ def test_late_joiner_without_the_finished_study_says_which_run_it_needs(real_pla
         run_one(real_plan[1], tmp_path, tmp_path, on_progress=nothing)
 
 
+def test_late_joiner_comes_to_the_variant_that_it_names(real_plan, tmp_path) -> None:
+    run = real_plan[1]
+    run = replace(run, extension=replace(run.extension, of="one-stage-heads"))
+    with pytest.raises(InputError, match=r"expected the finished study of segviz\+_4_foldA_one-stage-heads in "):
+        run_one(run, tmp_path, tmp_path, on_progress=nothing)
+
+
+def test_late_joiner_with_another_network_is_refused(real, real_plan, tmp_path) -> None:
+    run, work = real_plan[1], tmp_path / "late"
+    (tmp_path / run.plain.name).symlink_to(real[1] / run.plain.name)
+    work.mkdir()
+    run = replace(run, setup=replace(run.setup, network={**run.setup.network, "head_stages": 2}))
+    with pytest.raises(InputError, match=r"late-aorta: expected the network of segviz\+_4_foldA, found another"):
+        run_one(run, work, tmp_path, on_progress=nothing)
+
+
 def test_late_joiner_may_change_what_newcomers_get_and_nothing_that_lies_behind(real_plan, tmp_path) -> None:
     run = replace(real_plan[1], options={"rounds": 4})
     with pytest.raises(InputError, match="expected options of new_head_steps, new_head_learning_rate, found rounds"):

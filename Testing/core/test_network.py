@@ -116,5 +116,7 @@ def test_a_deep_head_and_its_representation_agree_with_the_uncut_network():
     with torch.inference_mode():
         logits = uncut(x)
         margins = fused_margins(network.representation(x), [network.head("liver")])
+        cut = network(x)["liver"]
+    assert torch.allclose(cut, logits, atol=1e-5)
     assert torch.allclose(margins[:, 0], logits[:, 1] - logits[:, 0], atol=1e-5)
     assert NetworkConfig.from_dict(config.to_dict()) == config

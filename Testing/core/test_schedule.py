@@ -4,7 +4,8 @@ import pytest
 
 from segviz_core.errors import InputError
 from segviz_core.federation.schedule import schedule, steps_per_site
-from segviz_core.federation.settings import SiteSettings, StudySettings
+from segviz_core.federation.settings import PUBLISHED_NETWORK, SiteSettings, StudySettings
+from segviz_core.network import NetworkConfig
 
 
 def stages(**settings):
@@ -108,6 +109,24 @@ def test_the_loss_is_that_of_the_mode_unless_the_study_names_one(values, loss):
 def test_incomplete_network_is_refused_by_its_names():
     with pytest.raises(InputError, match="network: expected channels, strides, num_res_units, found strides"):
         StudySettings("s", network={"strides": [2]})
+
+
+@pytest.mark.parametrize("mode, stages", [("segviz+", 2), ("segviz-fedavg", 1), ("segviz-fedbn", 1)])
+def test_a_head_has_two_decoder_stages_in_segviz_plus_and_one_as_published(mode, stages):
+    assert NetworkConfig.from_dict(StudySettings("s", mode=mode).network) == NetworkConfig(head_stages=stages)
+
+
+def test_a_study_that_was_made_before_keeps_its_heads_of_one_stage():
+    network = StudySettings.from_dict({"name": "s", "network": PUBLISHED_NETWORK}).network
+    assert NetworkConfig.from_dict(network).head_stages == 1
+
+
+@pytest.mark.parametrize("stages, channels", [(3, [4, 8, 16]), (0, [4, 8, 16]), ("2", [4, 8, 16]), (2, [4, 8])])
+def test_heads_that_the_network_has_not_are_refused(stages, channels):
+    network = {"channels": channels, "strides": [2] * (len(channels) - 1), "num_res_units": 1, "head_stages": stages}
+    words = f"head_stages: expected 1, or 2 with three channels or more, found {stages!r} with {len(channels)}"
+    with pytest.raises(InputError, match=words):
+        StudySettings("s", network=network, patch_size=(8, 8, 8))
 
 
 def test_unknown_mode_is_refused():

@@ -19,7 +19,7 @@ def result(row: str, repeat: int | str, dice: list[float], **setup: Any) -> dict
         "nodes": 1 if row == "single" else 4,
         "variant": "",
         "repeat": repeat,
-        "setup": {"steps_per_site": 10, "threads": 1, **setup},
+        "setup": {"steps_per_site": 10, "threads": 1, "network": {}, **setup},
         "study": {"name": f"{row}_{repeat}", "seed": repeat} if row.startswith("segviz") else None,
         "columns": COLUMNS,
         "scores": {
@@ -126,3 +126,19 @@ def test_a_variant_trained_on_a_card_is_held_to_the_row_on_a_card() -> None:
     (itself,) = ablation_entries([again])
     assert minus_plain(itself, entries).mean == pytest.approx(-0.1)
     assert minus_plain(entries[1], entries[1:]) is None
+
+
+def test_a_variant_with_heads_of_one_stage_is_held_to_the_row_with_heads_of_one_stage() -> None:
+    def two_stages(dice: float) -> dict[str, Any]:
+        return result("segviz+", 0, [dice], network={"head_stages": 2})
+
+    row, one_stage = two_stages(0.7), {**result("segviz+", 0, [0.6]), "variant": "one-stage-heads"}
+    entries = [*table_entries([row]), *ablation_entries([one_stage])]
+    changed = {
+        variant: minus_plain(entry, entries)
+        for variant, run in {"one": result("segviz+", 0, [0.5]), "two": two_stages(0.5)}.items()
+        for entry in ablation_entries([{**run, "variant": variant}])
+    }
+    assert {name: round(d.mean, 3) for name, d in changed.items() if d} == {"one": -0.1, "two": -0.2}
+    (itself,) = ablation_entries([one_stage])
+    assert minus_plain(itself, entries).mean == pytest.approx(-0.1)

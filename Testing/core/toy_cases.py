@@ -8,7 +8,7 @@ from segviz_core.federation.settings import StudySettings
 from segviz_core.labels import LABEL_SETS, LabelSet
 
 SHAPE, PATCH = (20, 16, 16), (16, 16, 16)
-NETWORK = {"channels": [4, 8, 16], "strides": [2, 2], "num_res_units": 1}
+NETWORK = {"channels": [4, 8, 16], "strides": [2, 2], "num_res_units": 1, "head_stages": 2}
 BOXES = {
     "liver": (slice(2, 9), slice(3, 12), slice(6, 13)),
     "spleen": (slice(13, 18), slice(3, 9), slice(8, 13)),

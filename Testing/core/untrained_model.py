@@ -7,7 +7,9 @@ from segviz_core.labels import ORGANS
 from segviz_core.meta_model import MetaModel, OrganEntry
 
 
-def untrained_model(channels=(4, 8, 16), strides=(2, 2), num_res_units=1, organs=("liver", "spleen"), *, seed=0):
+def untrained_model(
+    channels=(4, 8, 16), strides=(2, 2), num_res_units=1, organs=("liver", "spleen"), *, head_stages=1, seed=0
+):
     """The keys of network.SegVizNet's state; the first stride is 2."""
     rng = np.random.default_rng(seed)
     weights = {}
@@ -43,8 +45,17 @@ def untrained_model(channels=(4, 8, 16), strides=(2, 2), num_res_units=1, organs
         residual_unit(f"{key}.2.1", channels[0], channels[0], 1)
         return channels[0]
 
-    residual_unit("representation.0", 1, channels[0], num_res_units, strides[0])
-    features = channels[0] + level("representation.1.submodule", channels, strides[1:])
+    deep = head_stages == 2
+    residual_unit("representation.first" if deep else "representation.0", 1, channels[0], num_res_units, strides[0])
+    if deep:
+        residual_unit("representation.below.0", channels[0], channels[1], num_res_units, strides[1])
+        quarter = channels[1] + level("representation.below.1.submodule", channels[1:], strides[2:])
+        for organ in organs:
+            unit(f"heads.{organ}.stage.0", quarter, channels[0], transposed=True)
+            residual_unit(f"heads.{organ}.stage.1", channels[0], channels[0], 1)
+        features = 2 * channels[0]
+    else:
+        features = channels[0] + level("representation.1.submodule", channels, strides[1:])
     for organ in organs:
         convolution(f"heads.{organ}.up", features, 2, transposed=True)
         norm(f"heads.{organ}.norm", 2)
@@ -52,7 +63,8 @@ def untrained_model(channels=(4, 8, 16), strides=(2, 2), num_res_units=1, organs
         convolution(f"heads.{organ}.residual", 2, 2)
     return MetaModel(
         DataContract((8, 8, 8)),
-        {"channels": list(channels), "strides": list(strides), "num_res_units": num_res_units},
+        {"channels": list(channels), "strides": list(strides), "num_res_units": num_res_units}
+        | ({"head_stages": head_stages} if deep else {}),
         (2 ** len(strides) * 4,) * 3,
         tuple(OrganEntry.of(ORGANS[organ]) for organ in organs),
         {key: value if value.dtype.kind == "i" else value.astype(np.float32) for key, value in weights.items()},

@@ -6,7 +6,7 @@ from typing import Any
 
 from segviz_core.experiments.plan import ORDER
 from segviz_core.experiments.statistics import Difference, compare, holm
-from segviz_core.experiments.summaries import ON_A_CARD, Entry, control_of
+from segviz_core.experiments.summaries import CONTROLS, Entry, control_of
 
 OURS = "segviz+"
 
@@ -63,13 +63,13 @@ def comparisons(entries: Sequence[Entry]) -> list[Comparison]:
 def minus_plain(variant: Entry, entries: Sequence[Entry]) -> Difference | None:
     """Mean Dice of a variant minus that of the row it changes, over the seeds or folds that both have.
 
-    A run on a card is held to the row's run on a card where there is one. None where `entries` have no such row, or one
+    Every run is held to the one of CONTROLS that differs least from it. None where `entries` have no such row, or one
     of other steps per site.
     """
     plain = [
         result
         for entry in (entries if variant.variant else ())  # the experts of a row are no variant
-        if entry.variant in ("", ON_A_CARD)
+        if entry.variant in CONTROLS
         and (entry.mode, entry.nodes, entry.evaluation) == (variant.mode, variant.nodes, variant.evaluation)
         and entry.steps_per_site == variant.steps_per_site
         for result in entry.results

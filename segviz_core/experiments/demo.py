@@ -96,7 +96,7 @@ def settings_of(profile: Profile, *, seed: int) -> StudySettings:
         name=f"demo-{profile.name}",
         seed=seed,
         contract=profile.contract,
-        network=profile.network,
+        network={**profile.network, "head_stages": 2},
         patch_size=profile.patch_size,
         batch_size=profile.batch_size,
         coarse_share=0.0,  # 240 steps leave none for it

@@ -7,7 +7,7 @@ import numpy as np
 
 from segviz_core.experiments.plan import ORDER
 from segviz_core.experiments.results import mean_dice
-from segviz_core.experiments.summaries import CARD, ON_A_CARD, control_of, on_a_card
+from segviz_core.experiments.summaries import CARD, CONTROLS, control_of, on_a_card
 
 Row = Mapping[str, Any]
 
@@ -68,7 +68,7 @@ def _undisturbed(
     same = [
         other
         for other in results
-        if other["row"] == result["row"] and other["variant"] in ("", ON_A_CARD) and other["nodes"] <= organs
+        if other["row"] == result["row"] and other["variant"] in CONTROLS and other["nodes"] <= organs
     ]
     most = max((other["nodes"] for other in same if other["repeat"] == result["repeat"]), default=0)
     return control_of(result, [other for other in same if other["nodes"] == most])

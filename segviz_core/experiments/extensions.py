@@ -3,7 +3,8 @@
 extension = { annotates = { spleen = ["liver", "spleen"] } }   this site labels these organs
 extension = { leaves = "kidneys", after = 0.5 }                this site leaves when so much of phase 2 is done
 extension = { joins = "aorta", cases_of = "pancreas" }         a new site comes after the end of the plain run; its CTs
-                                                               are those of another one, with the new organ's label
+                                                               are those of another one, with the new organ's label;
+                                                               `of` names a variant to come to instead of that run
 """
 
 from collections.abc import Collection, Mapping
@@ -23,6 +24,7 @@ class Extension:
     after: float = 0.0
     joins: str = ""
     cases_of: str = ""
+    of: str = ""
 
     def organs_of(self, site: str) -> tuple[str, ...]:
         """The organs that a site of the plain run annotates: its own, unless `annotates` says otherwise."""

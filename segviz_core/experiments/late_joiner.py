@@ -23,6 +23,7 @@ from segviz_core.experiments.segviz_rows import bytes_per_site, network_of, note
 from segviz_core.federation.session import SiteSession
 from segviz_core.federation.study import CHECKPOINT_FILE, Study
 from segviz_core.federation.study_folder import SETTINGS_FILE
+from segviz_core.network import NetworkConfig
 from segviz_core.tuning import tune_heads
 
 BEFORE_FILE = "before.safetensors"
@@ -69,7 +70,10 @@ def _copy_finished_study(run: Run, source: Path, folder: Path) -> None:
             f"{run.name}: expected the finished study of {run.plain.name} in {source}, found none.",
             hint="Run it first, with the same folder of runs: experiment --all PROFILE does it in that order.",
         )
+    settings = Study(source).settings
+    if NetworkConfig.from_dict(settings.network) != NetworkConfig.from_dict(run.setup.network):
+        raise InputError(f"{run.name}: expected the network of {run.plain.name}, found another one in the settings.")
     with replacing(folder) as temporary:
         shutil.copytree(source, temporary)
         shutil.copyfile(temporary / CHECKPOINT_FILE, temporary / BEFORE_FILE)
-        write_json(temporary / SETTINGS_FILE, replace(Study(source).settings, **run.options).to_dict())
+        write_json(temporary / SETTINGS_FILE, replace(settings, **run.options).to_dict())

@@ -107,8 +107,8 @@ class Run:
 
     @property
     def plain(self) -> "Run":
-        """The same row without what sets this run apart."""
-        return replace(self, variant="", options={}, extension=Extension())
+        """The same row without what sets this run apart; for a late joiner, the run that it comes to."""
+        return replace(self, variant=self.extension.of, options={}, extension=Extension())
 
     @property
     def seed(self) -> int:

@@ -18,8 +18,9 @@ DETAILS = ("nsd", "hd95_mm", "volume_error_ml", "ece", "brier", "false_positive_
 CARD = "\N{DEGREE SIGN}"
 """Marks a repeat that was trained on a graphics card."""
 
-ON_A_CARD = "one-gpu"
-"""Variant of a row that is trained once more on a card: what other runs on a card are held to."""
+CONTROLS = ("", "one-stage-heads", "one-gpu")
+"""A row, its variant with heads of one decoder stage, and its variant trained once more on a graphics card: what other
+variants are held to, each to the one that it differs from least."""
 
 _FREE = frozenset({"threads", "device", "watch", "name", "seed"})
 """Settings in which repeats of a row may differ."""
@@ -121,17 +122,25 @@ def ablation_entries(results: Sequence[Mapping[str, Any]]) -> list[Entry]:
 
 
 def control_of(result: Mapping[str, Any], plain: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The run without what sets `result` apart, of the same repeat and, where there is one, on the same machine.
-
-    `plain` are runs of the row itself and of its variant ON_A_CARD.
+    """The run without what sets `result` apart, of the same repeat and, where there is one, with heads of as many
+    stages and on the same machine. `plain` are runs of the row's CONTROLS.
     """
+
+    def differences(other: Mapping[str, Any]) -> tuple[int, str]:
+        return (on_a_card(other) != on_a_card(result)) + (head_stages(other) != head_stages(result)), other["variant"]
+
     same = [r for r in plain if r["repeat"] == result["repeat"] and r["variant"] != result["variant"]]
-    return min(same, key=lambda r: (on_a_card(r) != on_a_card(result), r["variant"]), default=None)
+    return min(same, key=differences, default=None)
 
 
 def on_a_card(result: Mapping[str, Any]) -> bool:
     """Whether a run was trained on a graphics card."""
     return "CPU" not in result["machine"]["device"]
+
+
+def head_stages(result: Mapping[str, Any]) -> int:
+    """How many decoder stages of a run's network are its heads."""
+    return int(result["setup"]["network"].get("head_stages", 1))
 
 
 def _entries(results: Sequence[Mapping[str, Any]]) -> list[Entry]:

@@ -15,6 +15,10 @@ PUBLISHED_NETWORK: Mapping[str, Any] = {
 }
 """MONAI UNet of the publication, as NetworkConfig.to_dict() gives it (this module must not load torch)."""
 
+DEEP_HEADS: Mapping[str, Any] = {**PUBLISHED_NETWORK, "head_stages": 2}
+"""The same layers, of which a head owns the last two decoder stages: the student learns more from the experts so, and
+the head of an organ that comes late far more (docs/ablation.md)."""
+
 LOSSES = ("supervised", "published")
 NORMS = ("batch", "instance", "group")
 TRANSPORTS = ("fp32", "fp16")
@@ -23,7 +27,8 @@ MODES = ("segviz+", "segviz-fedavg", "segviz-fedbn")
 
 @dataclass(frozen=True)
 class StudySettings:
-    """One study. Defaults: method.md section 4; `network` is NetworkConfig.to_dict(), `patch_size` in voxels.
+    """One study. Defaults: method.md section 4; `network` is NetworkConfig.to_dict() (by default DEEP_HEADS in
+    `segviz+`, PUBLISHED_NETWORK in the `segviz` modes), `patch_size` in voxels.
 
     `segviz+` spends `local_steps` per site in phase 1, then `rounds * steps_per_round` together; the `segviz` modes
     spend only the latter. `loss` is one of LOSSES (losses.py): without it the first in `segviz+`, the second in
@@ -54,7 +59,7 @@ class StudySettings:
     loss: str = ""
     seed: int = 0
     contract: DataContract = field(default_factory=DataContract)
-    network: Mapping[str, Any] = field(default_factory=lambda: dict(PUBLISHED_NETWORK))
+    network: Mapping[str, Any] = field(default_factory=dict)
     patch_size: tuple[int, int, int] = (128, 128, 32)
     batch_size: int = 2
     coarse_share: float = 0.1
@@ -120,9 +125,14 @@ class StudySettings:
             raise InputError(f"pace: expected 0 or at least 1, found {self.pace}.")
         if self.min_sites < 1:
             raise InputError(f"min_sites: expected 1 or more, found {self.min_sites}.")
+        if not self.network:
+            object.__setattr__(self, "network", dict(DEEP_HEADS if self.mode == "segviz+" else PUBLISHED_NETWORK))
         if set(self.network) - {"norm", "head_stages"} != set(PUBLISHED_NETWORK):
+            raise InputError(f"network: expected {', '.join(PUBLISHED_NETWORK)}, found {', '.join(self.network)}.")
+        levels, stages = len(self.network["channels"]), self.network.get("head_stages", 1)
+        if stages not in (1, 2)[: levels - 1]:
             raise InputError(
-                f"network: expected {', '.join(PUBLISHED_NETWORK)}, found {', '.join(self.network) or 'nothing'}."
+                f"network head_stages: expected 1, or 2 with three channels or more, found {stages!r} with {levels}."
             )
         if self.network.get("norm", "batch") not in NORMS:
             raise InputError(f"network norm: expected one of {', '.join(NORMS)}, found {self.network['norm']!r}.")
