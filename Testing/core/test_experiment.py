@@ -9,7 +9,7 @@ import pytest
 
 from segviz_core import training, tuning
 from segviz_core.__main__ import main
-from segviz_core.errors import Cancelled
+from segviz_core.errors import Cancelled, InputError
 from segviz_core.experiments import baselines, checkpoint
 from segviz_core.experiments.experiment import run_all, run_one
 from segviz_core.experiments.gallery import chosen_cases
@@ -145,6 +145,23 @@ def test_run_that_is_killed_goes_on_and_gives_the_same_result_bit_by_bit(finishe
         name = f"labels_{evaluation}.npz"
         with np.load(tmp_path / name) as one, np.load(runs / "smoke" / run.name / name) as other:
             assert all(np.array_equal(one[case], other[case]) for case in other)
+
+
+def test_run_does_not_go_on_from_checkpoints_of_other_settings(tmp_path) -> None:
+    run = next(run for run in read_plan(CONFIGS / "smoke.toml") if run.row == "fedavg-marginal")
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if run.name in stage and done == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run_one(run, tmp_path, tmp_path / "data", on_progress=stop)
+    longer = replace(run, setup=replace(run.setup, learning_rate=0.5, threads=2))
+    with pytest.raises(
+        InputError, match=r"fedavg-marginal_2_seed0 was begun with learning_rate 0\.001, expected 0\.5\. Ma"
+    ):
+        run_one(longer, tmp_path, tmp_path / "data", on_progress=nothing)
+    run_one(replace(run, setup=replace(run.setup, threads=2)), tmp_path, tmp_path / "data", on_progress=nothing)
 
 
 def test_label_mask_of_the_first_case_loses_the_others_labels(finished, tmp_path) -> None:

@@ -119,7 +119,7 @@ def test_three_runs_of_the_deployed_network_give_identical_labels(model):
 
 def test_weights_that_do_not_fit_the_network_settings_are_refused(model):
     with pytest.raises(InputError, match=r"weights do not fit its network settings: .*size mismatch"):
-        load_network(replace(model, network={"channels": [8, 8, 16], "strides": [2, 2], "num_res_units": 1}))
+        load_network(replace(model, network={**model.network, "channels": [8, 8, 16]}))
     weights = {key: value for key, value in model.weights.items() if key != "heads.liver.up.bias"}
     with pytest.raises(InputError, match=r"Missing key.*heads\.liver\.up\.bias"):
         load_network(replace(model, weights=weights))

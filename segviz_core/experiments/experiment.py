@@ -23,9 +23,10 @@ import torch
 from segviz_core import batches
 from segviz_core.atomic import replacing, write_json
 from segviz_core.devices import has_card
+from segviz_core.errors import InputError
 from segviz_core.experiments.datasets import Data, load_data
 from segviz_core.experiments.late_joiner import train_late_joiner
-from segviz_core.experiments.plan import Run
+from segviz_core.experiments.plan import FREE, Run
 from segviz_core.experiments.predictors import Predictor
 from segviz_core.experiments.results import summary, write_result
 from segviz_core.experiments.rows import Trained, device_of, train_single, train_softmax
@@ -68,7 +69,12 @@ def run_all(
 
 
 def run_one(run: Run, work: Path, data_folder: Path, *, on_progress: Progress) -> dict[str, Any]:
-    """Train and score one run; its checkpoints are in `work`, phantoms in `data_folder`."""
+    """Train and score one run; its checkpoints are in `work`, phantoms in `data_folder`.
+
+    Raises:
+        InputError: the checkpoints are those of other settings.
+    """
+    _check_settings(run, work / "settings.json")
     torch.set_num_threads(run.setup.threads)
     clock = _Clock(work / "seconds.json")
     data = load_data(run, data_folder, on_progress=on_progress)
@@ -92,6 +98,22 @@ def run_one(run: Run, work: Path, data_folder: Path, *, on_progress: Progress) -
     scores = _score(run, trained, data, work, on_progress)
     clock.lap("evaluation")
     return _result(run, trained, data, scores, clock)
+
+
+def _check_settings(run: Run, path: Path) -> None:
+    """Note the settings of `run` beside its checkpoints, or refuse to go on from those of other ones."""
+    values = {**run.setup.to_dict(), "options": dict(run.options), "extension": run.extension.to_dict()}
+    ours = json.loads(json.dumps({name: value for name, value in values.items() if name not in FREE}))
+    if not path.exists():
+        write_json(path, ours)
+        return
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    for name in sorted(set(ours) | set(begun)):
+        if ours.get(name) != begun.get(name):
+            raise InputError(
+                f"{run.name} was begun with {name} {begun.get(name)}, expected {ours.get(name)}.",
+                hint=f"Make it a variant, or delete {path.parent} and begin anew.",
+            )
 
 
 def _train(run: Run) -> Callable[..., Trained]:

@@ -42,6 +42,9 @@ ROWS = (
 CONFIGS = Path(__file__).parent / "configs"
 
 
+FREE = frozenset({"threads", "device", "watch"})
+"""Settings in which repeats of a row may differ, and a run may go on with other values."""
+
 _AS_PUBLISHED = ("site_windows", "equal_epochs")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from segviz_core.errors import InputError
-from segviz_core.experiments.plan import ORDER, ROWS
+from segviz_core.experiments.plan import FREE, ORDER, ROWS
 from segviz_core.experiments.results import rows_of
 
 EVALUATIONS = ("personal", "assembled", "assembled+recal", "experts")
@@ -21,9 +21,6 @@ CARD = "\N{DEGREE SIGN}"
 CONTROLS = ("", "one-stage-heads", "one-gpu")
 """A row, its variant with heads of one decoder stage, and its variant trained once more on a graphics card: what other
 variants are held to, each to the one that it differs from least."""
-
-_FREE = frozenset({"threads", "device", "watch", "name", "seed"})
-"""Settings in which repeats of a row may differ."""
 
 _OF_TEACHERS = frozenset({"teacher_shift", "teacher_pieces", "teacher_norm"})
 """Settings of a study that mean nothing where no expert teaches."""
@@ -170,7 +167,7 @@ def _check_setups(same: Sequence[Mapping[str, Any]]) -> None:
         InputError: naming the runs and the first setting that differs.
     """
     row: str = same[0]["row"]
-    free = _FREE | ({"shared_learning_rate"} if row.startswith(("single", "central")) else set())
+    free = FREE | {"name", "seed"} | ({"shared_learning_rate"} if row.startswith(("single", "central")) else set())
     free |= set() if row == "segviz+" else _OF_TEACHERS
     for result in same[1:]:
         for part in ("setup", "study"):
