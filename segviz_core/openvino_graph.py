@@ -30,8 +30,10 @@ def build_graph(
     `ranges` (lowest and highest value per activation of `meta_model.activations`) make it int8. `half_resolution`
     computes the heads on half the resolution, all eight voxels of a cell as channels: the same numbers with twice the
     arithmetic and a fraction of the memory traffic. Measured for 208 x 176 x 160 voxels and 4 heads in CPU seconds, so
-    / on full resolution: bf16 .42 / .98, int8 .26 / .38 (AMX; AVX-512 VNNI: .47 / .64), but fp32 1.37 / 1.15. Heads of
-    two decoder stages, fp32, 128 x 112 x 96 voxels: .95 / 1.29, and .72 with heads of one.
+    / on full resolution: bf16 .42 / .98, int8 .26 / .38 (AMX; AVX-512 VNNI: .47 / .64), but fp32 1.37 / 1.15.
+
+    Heads of two decoder stages take their turn: 1.45 (fp32) and 1.5 (int8) times the time of heads of one stage, on
+    half the resolution in both (AVX-512). Side by side, with zeros between them, fp32 took 1.6.
     """
     graph = _Graph(model, ranges or {}, half_resolution=half_resolution)
     try:
