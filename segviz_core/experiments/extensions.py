@@ -3,8 +3,9 @@
 extension = { annotates = { spleen = ["liver", "spleen"] } }   this site labels these organs
 extension = { leaves = "kidneys", after = 0.5 }                this site leaves when so much of phase 2 is done
 extension = { joins = "aorta", cases_of = "pancreas" }         a new site comes after the end of the plain run; its CTs
-                                                               are those of another one, with the new organ's label;
-                                                               `of` names a variant to come to instead of that run
+                                                               are those of another one, with the new organ's label
+
+`of` in an extension names the variant that takes the place of the plain run.
 """
 
 from collections.abc import Collection, Mapping
