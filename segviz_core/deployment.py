@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segviz_core.errors import InputError
+from segviz_core.head_stages import head_stages
 from segviz_core.meta_model import MetaModel
 from segviz_core.openvino_graph import build_graph, openvino
 
@@ -95,7 +96,8 @@ def deploy(model: MetaModel, *, precision: str = "auto", threads: int | None = N
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
     }
-    half_resolution = precision != "fp32" or model.network.get("head_stages", 1) == 2
+    # In fp32 half the resolution is slower for heads that run side by side, but not for those that take their turn.
+    half_resolution = precision != "fp32" or head_stages(model.network) == 2
     return Deployment(
         build_graph(model, ranges, half_resolution=half_resolution),
         precision=precision,

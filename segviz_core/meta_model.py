@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 from segviz_core.atomic import replacing
 from segviz_core.contract import DataContract
 from segviz_core.errors import InputError
+from segviz_core.head_stages import head_stages
 from segviz_core.labels import FIRST_FREE_VALUE, ORGANS, SPLIT_KIDNEYS, Organ
 from segviz_core.model_header import FORMAT, METADATA_KEY, QUANTIZED_FORMAT, read_header
 
@@ -100,7 +101,7 @@ def activations(keys: Iterable[str]) -> frozenset[str]:
     """
     endings = (".adn.A.weight", ".residual.weight", ".conv.unit0.conv.weight")
     keys = tuple(keys)
-    deep = [key for key in keys if ".stage." in key]
+    deep = [key for key in keys if key.startswith("heads.") and key.split(".")[2] == "stage"]
     named = {key.removesuffix(".up.weight") for key in keys if key.endswith(".up.weight")} if deep else {"heads"}
     for key in (*(key for key in keys if key.startswith("representation.")), *deep):
         for ending in endings:
@@ -136,6 +137,7 @@ class MetaModel:
         divisor = math.prod(self.network["strides"])
         if len(self.patch_size) != 3 or any(size < 1 or size % divisor for size in self.patch_size):
             raise InputError(f"patch_size: expected three multiples of {divisor}, found {self.patch_size}.")
+        head_stages(self.network)
         if not self.organs:
             raise InputError("A meta-model needs at least one organ, found none.")
         for what in ("name", "value"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from segviz_core.activation import prelu, quicken
+from segviz_core.head_stages import head_stages
 
 Features = Tensor | tuple[Tensor, Tensor]
 """What a representation gives: half resolution features, or those and what the decoder reads at quarter resolution."""
@@ -50,7 +51,7 @@ class NetworkConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> "NetworkConfig":
         """The settings stored by `to_dict`."""
         sizes = tuple(values["channels"]), tuple(values["strides"])
-        return cls(*sizes, values["num_res_units"], values.get("norm", "batch"), values.get("head_stages", 1))
+        return cls(*sizes, values["num_res_units"], values.get("norm", "batch"), head_stages(values))
 
 
 class Head(nn.Module):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segviz_core.errors import InputError
+from segviz_core.head_stages import head_stages
 from segviz_core.meta_model import MetaModel
 
 Array = NDArray[np.float32]
@@ -84,7 +85,7 @@ class _Graph:
         channels, strides = self.model.network["channels"], self.model.network["strides"]
         organs = [entry.name for entry in self.model.organs]
         parameter = self.op.parameter([1, 1, -1, -1, -1], np.float32)
-        if self.model.network.get("head_stages", 1) == 2:
+        if head_stages(self.model.network) == 2:
             features = self.residual_unit(parameter, "representation.first", strides[0])
             half = self.residual_unit(features, "representation.below.0", strides[1])
             below = self.level(half, "representation.below.1.submodule", channels[2:], strides[2:])

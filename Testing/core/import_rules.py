@@ -22,6 +22,7 @@ STANDARD_LIBRARY = {
     "federation.schema",
     "federation.settings",
     "federation.way_out",
+    "head_stages",
     "labels",
     "local_socket",
     "model_commands",

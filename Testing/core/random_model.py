@@ -14,11 +14,13 @@ from segviz_core.volumes import Volume
 CONTRACT = DataContract((8, 8, 8))
 
 
-def random_model(organs=None, *, seed=0, marked=0.1) -> MetaModel:
+def random_model(organs=None, *, seed=0, marked=0.1, head_stages=2) -> MetaModel:
     """Thresholds are set so that each head fires on `marked` of `random_ct()`'s voxels."""
     organs = tuple(ORGANS.values()) if organs is None else organs
     torch.manual_seed(seed)
-    network = SegVizNet(NetworkConfig((4, 8, 16), (2, 2), 1, head_stages=2), [organ.name for organ in organs]).eval()
+    network = SegVizNet(
+        NetworkConfig((4, 8, 16), (2, 2), 1, head_stages=head_stages), [organ.name for organ in organs]
+    ).eval()
     weights = {key: value.numpy().copy() for key, value in network.state_dict().items()}
     provenance = {"mode": "segviz+", "rounds": 2, "dice": {organ.name: 0.5 for organ in organs}, "sites": ["a", "b"]}
     entries = [OrganEntry.of(organ) for organ in organs]

@@ -16,6 +16,7 @@ from segviz_core.experiments.extension_table import extension_table
 from segviz_core.experiments.extensions import LATE
 from segviz_core.experiments.plan import CONFIGS, plans_of, read_plan
 from segviz_core.experiments.results import read_results, rows_of
+from segviz_core.experiments.summaries import CONTROLS
 from segviz_core.experiments.table import write_table
 from segviz_core.federation.state import StudyState
 from segviz_core.federation.study import Study
@@ -219,13 +220,6 @@ def test_late_joiner_without_the_finished_study_says_which_run_it_needs(real_pla
         run_one(real_plan[1], tmp_path, tmp_path, on_progress=nothing)
 
 
-def test_late_joiner_comes_to_the_variant_that_it_names(real_plan, tmp_path) -> None:
-    run = real_plan[1]
-    run = replace(run, extension=replace(run.extension, of="one-stage-heads"))
-    with pytest.raises(InputError, match=r"expected the finished study of segviz\+_4_foldA_one-stage-heads in "):
-        run_one(run, tmp_path, tmp_path, on_progress=nothing)
-
-
 def test_late_joiner_with_another_network_is_refused(real, real_plan, tmp_path) -> None:
     run, work = real_plan[1], tmp_path / "late"
     (tmp_path / run.plain.name).symlink_to(real[1] / run.plain.name)
@@ -241,10 +235,11 @@ def test_late_joiner_may_change_what_newcomers_get_and_nothing_that_lies_behind(
         run_one(run, tmp_path, tmp_path, on_progress=nothing)
 
 
-def test_late_joiner_that_is_killed_while_it_trains_gets_the_same_head(real, real_plan, tmp_path) -> None:
+def test_late_joiner_of_a_variant_that_is_killed_while_it_trains_gets_the_same_head(real, real_plan, tmp_path) -> None:
     results, runs = real
-    run, work = real_plan[1], tmp_path / "late"
-    (tmp_path / run.plain.name).symlink_to(runs / run.plain.name)
+    plain, run, work = real_plan[0], real_plan[1], tmp_path / "late"
+    run = replace(run, extension=replace(run.extension, of="one-stage-heads"))
+    (tmp_path / f"{plain.name}_one-stage-heads").symlink_to(runs / plain.name)
     work.mkdir()
 
     def kill(stage: str, done: int, total: int) -> None:
@@ -314,6 +309,7 @@ def test_table_without_extensions_has_no_section_for_them(phantoms, tmp_path) ->
         ('{ leaves = "liver" }', r"leaves: .*, found liver, 0.0"),
         ('{ joins = "liver", cases_of = "liver" }', "joins: expected an organ that no site has"),
         ('{ joins = "aorta" }', "joins: .* a site in cases_of, found aorta, none"),
+        ('{ leaves = "liver", after = 0.5, of = "one-stage-heads" }', "of: expected it beside joins, found of = one-s"),
         ('{ annotates = { spleen = ["liver"] } }', "annotates: expected spleen and organs of other sites, found liver"),
     ],
 )
@@ -335,7 +331,9 @@ def test_every_extension_differs_from_a_plain_run_of_its_profile_in_nothing_else
     runs = [run for path in plans_of(profile) for run in read_plan(path)]
     extended = [run for run in runs if run.extension.to_dict()]
     assert {run.variant for run in extended} >= {"overlap", "leaving", "late-kidneys"}
-    assert all(run.plain in runs for run in extended)
+    for run in extended:  # those that train everything anew stand beside whichever control differs least
+        controls = [run.plain.variant] if run.extension.joins else CONTROLS
+        assert any(replace(run.plain, variant=variant) in runs for variant in controls), run.name
 
 
 def test_extensions_of_btcv18_are_in_a_file_that_all_finds() -> None:

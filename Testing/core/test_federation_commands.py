@@ -23,6 +23,7 @@ from segviz_core.federation.estimate import Estimate
 from segviz_core.federation.kit import read_kit
 from segviz_core.federation.running import asked_to_leave_after_round, only_one
 from segviz_core.federation.site_folder import SITE_FILE
+from segviz_core.head_stages import head_stages
 
 
 class Results(Console):
@@ -59,6 +60,15 @@ def test_create_takes_settings_from_a_file_and_options_above_them(tmp_path: Path
     settings = coordinator.read_settings(tmp_path / "abdomen")
     assert (settings.name, settings.mode, settings.rounds) == ("abdomen", "segviz-fedavg", 5)
     assert "Next: coordinator add-site" in found.text
+
+
+@pytest.mark.parametrize("mode, said, stages", [("segviz+", "", 2), ("segviz+", 1, 1), ("segviz-fedavg", "", 1)])
+def test_network_of_ones_own_has_the_heads_of_the_mode_unless_it_says_so(tmp_path: Path, mode, said, stages) -> None:
+    heads = f", head_stages = {said}" if said else ""
+    network = "network = { channels = [4, 8, 16], strides = [2, 2], num_res_units = 1" + heads + " }"
+    (tmp_path / "study.toml").write_text(f"patch_size = [8, 8, 8]\n{network}\n")
+    run("coordinator", "create", tmp_path / "abdomen", "--settings", tmp_path / "study.toml", "--mode", mode)
+    assert head_stages(coordinator.read_settings(tmp_path / "abdomen").network) == stages
 
 
 def test_create_refuses_a_host_that_no_site_can_reach(tmp_path: Path) -> None:

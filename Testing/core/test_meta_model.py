@@ -71,6 +71,13 @@ def test_a_saved_model_comes_back_as_it_was(saved):
     assert loaded.provenance == {"sites": ["a", "b"], "rounds": 3}
 
 
+@pytest.mark.parametrize("stages", [0, 3, 2.0, True, "2"])
+def test_model_whose_heads_are_unknown_is_refused(stages):
+    model = a_model()
+    with pytest.raises(InputError, match=f"network head_stages: expected 1, or 2 .*, found {stages!r} with 3"):
+        replace(model, network={**model.network, "head_stages": stages})
+
+
 def test_the_same_model_gives_the_same_bytes_and_hash(saved, tmp_path):
     again = tmp_path / "again.safetensors"
     MetaModel.load(saved).save(again)

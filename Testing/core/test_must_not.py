@@ -79,7 +79,7 @@ def test_1_averaging_changes_every_sites_weights(fedavg):
     for node in SITES:
         (_, reply), (second, _) = fedavg.trained(node)
         first = fedavg.trained(node)[0][0].arrays["representation"]
-        key = "first.conv.unit0.conv.weight"
+        key = "0.conv.unit0.conv.weight"
         local = first[key] + reply.arrays["update"][key]
         assert not np.array_equal(second.arrays["representation"][key], local)
         assert not np.array_equal(second.arrays["representation"][key], first[key])
@@ -210,7 +210,7 @@ def test_8_site_with_another_window_cannot_join(tmp_path):
 def test_9_meta_model_holds_the_averaged_weights_not_a_sites_own(fedavg):
     model = meta_model_of(fedavg.study.state, fedavg.study.settings)
     last = {node: fedavg.trained(node)[-1] for node in SITES}
-    key = "first.conv.unit0.conv.weight"
+    key = "0.conv.unit0.conv.weight"
     start = last["1"][0].arrays["representation"][key]
     mean = start + np.mean([reply.arrays["update"][key] for _, reply in last.values()], axis=0)
     np.testing.assert_allclose(model.weights[f"representation.{key}"], mean, atol=1e-6)

@@ -25,9 +25,10 @@ def site_folder(path, volumes):
     return path
 
 
-def test_export_adds_ranges_and_their_dice_and_changes_nothing_else(tmp_path, capsys):
+@pytest.mark.parametrize("head_stages", [1, 2])
+def test_export_adds_ranges_and_their_dice_and_changes_nothing_else(tmp_path, capsys, head_stages):
     pytest.importorskip("nncf")
-    model = random_model()
+    model = random_model(head_stages=head_stages)
     model.save(tmp_path / "model.safetensors")
     cases = site_folder(tmp_path / "site", [random_ct(), random_ct(seed=1)])
     out = tmp_path / "int8.safetensors"

@@ -19,7 +19,7 @@ def result(row: str, repeat: int | str, dice: list[float], **setup: Any) -> dict
         "nodes": 1 if row == "single" else 4,
         "variant": "",
         "repeat": repeat,
-        "setup": {"steps_per_site": 10, "threads": 1, "network": {}, **setup},
+        "setup": {"steps_per_site": 10, "threads": 1, "network": {"channels": [4, 8, 16]}, **setup},
         "study": {"name": f"{row}_{repeat}", "seed": repeat} if row.startswith("segviz") else None,
         "columns": COLUMNS,
         "scores": {
@@ -130,7 +130,7 @@ def test_a_variant_trained_on_a_card_is_held_to_the_row_on_a_card() -> None:
 
 def test_a_variant_with_heads_of_one_stage_is_held_to_the_row_with_heads_of_one_stage() -> None:
     def two_stages(dice: float) -> dict[str, Any]:
-        return result("segviz+", 0, [dice], network={"head_stages": 2})
+        return result("segviz+", 0, [dice], network={"channels": [4, 8, 16], "head_stages": 2})
 
     row, one_stage = two_stages(0.7), {**result("segviz+", 0, [0.6]), "variant": "one-stage-heads"}
     entries = [*table_entries([row]), *ablation_entries([one_stage])]

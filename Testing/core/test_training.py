@@ -89,7 +89,7 @@ def test_distillation_teaches_the_representation_and_leaves_the_foreign_head():
     train(plain, site.training_cases, config, organs=["liver"])
     train(distilled, site.training_cases, config, organs=["liver"], distillation=Distillation(("spleen",), ramp=0.0))
     assert all(torch.equal(value, distilled.head("spleen").state_dict()[key]) for key, value in head.items())
-    key = "representation.first.conv.unit0.conv.weight"
+    key = "representation.0.conv.unit0.conv.weight"
     assert not torch.equal(plain.state_dict()[key], distilled.state_dict()[key])
 
 

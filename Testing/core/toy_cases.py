@@ -4,11 +4,11 @@ import numpy as np
 
 from segviz_core.cases import Case, Site
 from segviz_core.contract import DataContract
-from segviz_core.federation.settings import StudySettings
+from segviz_core.federation.settings import StudySettings, heads_of
 from segviz_core.labels import LABEL_SETS, LabelSet
 
 SHAPE, PATCH = (20, 16, 16), (16, 16, 16)
-NETWORK = {"channels": [4, 8, 16], "strides": [2, 2], "num_res_units": 1, "head_stages": 2}
+NETWORK = {"channels": [4, 8, 16], "strides": [2, 2], "num_res_units": 1}
 BOXES = {
     "liver": (slice(2, 9), slice(3, 12), slice(6, 13)),
     "spleen": (slice(13, 18), slice(3, 9), slice(8, 13)),
@@ -43,7 +43,7 @@ def toy_settings(**values) -> StudySettings:
     return StudySettings(
         "toy",
         **{
-            "network": NETWORK,
+            "network": NETWORK | heads_of(values.get("mode", "segviz+")),
             "patch_size": PATCH,
             "contract": DataContract((10.0, 10.0, 10.0)),
             "local_steps": 4,

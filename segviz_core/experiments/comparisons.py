@@ -61,7 +61,7 @@ def comparisons(entries: Sequence[Entry]) -> list[Comparison]:
 
 
 def minus_plain(variant: Entry, entries: Sequence[Entry]) -> Difference | None:
-    """Mean Dice of a variant minus that of the row it changes, over the seeds or folds that both have.
+    """Mean Dice of a variant minus that of what it changes, over the seeds or folds that both have.
 
     Every run is held to the one of CONTROLS that differs least from it. None where `entries` have no such row, or one
     of other steps per site.

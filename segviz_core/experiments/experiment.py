@@ -48,6 +48,7 @@ def run_all(
 
     Raises:
         Cancelled: `on_progress` raised it; a new call goes on.
+        InputError: the checkpoints of a run are those of other settings, or its data cannot be used.
     """
     written = []
     for run in runs:
@@ -74,13 +75,15 @@ def run_one(run: Run, work: Path, data_folder: Path, *, on_progress: Progress) -
     Raises:
         InputError: the checkpoints are those of other settings.
     """
-    _check_settings(run, work / "settings.json")
+    settings = _check_settings(run, work / "settings.json")
     torch.set_num_threads(run.setup.threads)
     clock = _Clock(work / "seconds.json")
     data = load_data(run, data_folder, on_progress=on_progress)
     clock.lap("load")
 
     def report(done: int, total: int) -> None:
+        if not (work / "settings.json").exists():
+            write_json(work / "settings.json", settings)
         clock.lap("training", done)
         on_progress(f"{run.name} \N{MIDDLE DOT} {clock.left(done, total)} left", done, total)
 
@@ -100,20 +103,23 @@ def run_one(run: Run, work: Path, data_folder: Path, *, on_progress: Progress) -
     return _result(run, trained, data, scores, clock)
 
 
-def _check_settings(run: Run, path: Path) -> None:
-    """Note the settings of `run` beside its checkpoints, or refuse to go on from those of other ones."""
-    values = {**run.setup.to_dict(), "options": dict(run.options), "extension": run.extension.to_dict()}
-    ours = json.loads(json.dumps({name: value for name, value in values.items() if name not in FREE}))
-    if not path.exists():
-        write_json(path, ours)
-        return
-    begun = json.loads(path.read_text(encoding="utf-8"))
+def _check_settings(run: Run, path: Path) -> dict[str, Any]:
+    """What is noted in `path` once training has begun; other settings than those noted there are refused."""
+    values = {
+        **run.setup.to_dict(),
+        "data": run.data["kind"],
+        "options": run.options,
+        "extension": run.extension.to_dict(),
+    }
+    ours: dict[str, Any] = json.loads(json.dumps({name: value for name, value in values.items() if name not in FREE}))
+    begun = json.loads(path.read_text(encoding="utf-8")) if path.exists() else ours
     for name in sorted(set(ours) | set(begun)):
         if ours.get(name) != begun.get(name):
             raise InputError(
                 f"{run.name} was begun with {name} {begun.get(name)}, expected {ours.get(name)}.",
                 hint=f"Make it a variant, or delete {path.parent} and begin anew.",
             )
+    return ours
 
 
 def _train(run: Run) -> Callable[..., Trained]:

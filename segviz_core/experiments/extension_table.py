@@ -15,7 +15,8 @@ EXPLAINED = (
     "Mean Dice over the repeats; in brackets, the difference to the plain run of the same repeat, in which every site "
     "took part from the start to the end. The mean is over the published organs. A late organ has its "
     "head alone trained, on the representation of the finished plain run; a site that left had its head frozen. Those "
-    f"with {CARD} were trained on a graphics card and are held to a plain run on a card where there is one."
+    f"with {CARD} were trained on a graphics card and are held to a plain run on a card where there is one, those with "
+    "heads of one decoder stage (overlap, leaving, and where it says so) to a run with such heads."
 )
 
 

@@ -2,10 +2,9 @@
 
 extension = { annotates = { spleen = ["liver", "spleen"] } }   this site labels these organs
 extension = { leaves = "kidneys", after = 0.5 }                this site leaves when so much of phase 2 is done
-extension = { joins = "aorta", cases_of = "pancreas" }         a new site comes after the end of the plain run; its CTs
-                                                               are those of another one, with the new organ's label
-
-`of` in an extension names the variant that takes the place of the plain run.
+extension = { joins = "aorta", cases_of = "pancreas" }         a new site comes after the end of the plain run or of
+                                                               its variant `of`; its CTs are those of another site,
+                                                               with the new organ's label
 """
 
 from collections.abc import Collection, Mapping
@@ -61,4 +60,6 @@ def read_extension(values: Mapping[str, Any], *, organs: Collection[str], sites:
     if extension.joins and (extension.joins in organs or extension.cases_of not in sites):
         found = f"{extension.joins}, {extension.cases_of or 'none'}"
         raise ValueError(f"joins: expected an organ that no site has, and a site in cases_of, found {found}")
+    if extension.of and not extension.joins:
+        raise ValueError(f"of: expected it beside joins, found of = {extension.of} alone")
     return extension

@@ -34,10 +34,10 @@ OPTIONS = ("new_head_steps", "new_head_learning_rate")
 
 
 def train_late_joiner(run: Run, sites: Mapping[str, Site], work: Path, report: Report, watch: Watch) -> Trained:
-    """Train the head of `run.extension.joins` on the finished study of the plain run at the same repeat.
+    """Train the head of `run.extension.joins` on the finished study of `run.plain`, at the same repeat.
 
     Raises:
-        InputError: that study is not there or not finished.
+        InputError: that study is not there, not finished or has another network, or options that concern others.
     """
     folder = work / "study"
     if not folder.exists():

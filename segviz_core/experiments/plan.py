@@ -41,7 +41,6 @@ ROWS = (
 
 CONFIGS = Path(__file__).parent / "configs"
 
-
 FREE = frozenset({"threads", "device", "watch"})
 """Settings in which repeats of a row may differ, and a run may go on with other values."""
 
@@ -162,7 +161,7 @@ def _runs(values: Mapping[str, Any]) -> list[Run]:
             1 if entry["row"] == "single" else entry.get("nodes", 4),
             ORDER[: entry.get("nodes", 4)],
             0,
-            _setup({**base, **entry.get("setup", {})}),
+            _setup(_changed(base, entry.get("setup", {}))),
             data,
             entry.get("variant", ""),
             _options(entry),
@@ -171,6 +170,12 @@ def _runs(values: Mapping[str, Any]) -> list[Run]:
         runs += [replace(run, repeat=repeat) for repeat in entry.get("repeats", values["repeats"])]
     order = {repeat: i for i, repeat in enumerate(values["repeats"])}
     return sorted(runs, key=lambda run: order.get(run.repeat, len(order)))
+
+
+def _changed(base: Mapping[str, Any], setup: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's setup with that of a run, which names of the network only what differs."""
+    network = {"network": {**base.get("network", {}), **setup["network"]}} if "network" in setup else {}
+    return {**base, **setup, **network}
 
 
 def _options(entry: Mapping[str, Any]) -> Mapping[str, Any]:

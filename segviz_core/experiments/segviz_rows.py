@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from segviz_core.atomic import write_json
 from segviz_core.cases import Case, Site
+from segviz_core.errors import InputError
 from segviz_core.experiments.as_published import narrowed, steps_in_equal_epochs, unit_windows, with_steps
 from segviz_core.experiments.extensions import Extension
 from segviz_core.experiments.leaving import frozen_since, last_round, leave_when_due
@@ -48,6 +49,11 @@ def train_segviz(run: Run, sites: Mapping[str, Site], work: Path, report: Report
     if not (folder / SETTINGS_FILE).exists():
         create_study(folder, settings)
     study, watched = Study(folder), _Watched(work / "watched.json")
+    if study.settings != settings:
+        raise InputError(
+            f"{run.name}: expected the study of these settings in {folder}, found one of others.",
+            hint=f"Delete {work} and begin anew.",
+        )
     device = str(device_of(run))
     sites = narrowed(sites, unit_windows(run.setup))
     factors = steps_in_equal_epochs(sites) if run.setup.equal_epochs else dict.fromkeys(sites, 1.0)

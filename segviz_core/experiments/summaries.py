@@ -9,6 +9,7 @@ import numpy as np
 from segviz_core.errors import InputError
 from segviz_core.experiments.plan import FREE, ORDER, ROWS
 from segviz_core.experiments.results import rows_of
+from segviz_core.head_stages import head_stages
 
 EVALUATIONS = ("personal", "assembled", "assembled+recal", "experts")
 
@@ -124,7 +125,8 @@ def control_of(result: Mapping[str, Any], plain: Sequence[Mapping[str, Any]]) ->
     """
 
     def differences(other: Mapping[str, Any]) -> tuple[int, str]:
-        return (on_a_card(other) != on_a_card(result)) + (head_stages(other) != head_stages(result)), other["variant"]
+        machine, heads = (of(other) != of(result) for of in (on_a_card, _head_stages))
+        return machine + heads, other["variant"]
 
     same = [r for r in plain if r["repeat"] == result["repeat"] and r["variant"] != result["variant"]]
     return min(same, key=differences, default=None)
@@ -135,9 +137,8 @@ def on_a_card(result: Mapping[str, Any]) -> bool:
     return "CPU" not in result["machine"]["device"]
 
 
-def head_stages(result: Mapping[str, Any]) -> int:
-    """How many decoder stages of a run's network are its heads."""
-    return int(result["setup"]["network"].get("head_stages", 1))
+def _head_stages(result: Mapping[str, Any]) -> int:
+    return head_stages(result["setup"]["network"])
 
 
 def _entries(results: Sequence[Mapping[str, Any]]) -> list[Entry]:

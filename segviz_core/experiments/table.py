@@ -31,10 +31,11 @@ PICTURES = "pictures"
 """Folder of single cases beside the table, made by `table --pictures`."""
 
 _EXPLAINED_VARIANTS = (
-    "What was changed is in docs/method_log.md and the experiment files. On the right, mean Dice minus that of the row "
+    "What was changed is in docs/method_log.md and the experiment files. On the right, mean Dice minus that of the run "
     "that is changed, paired by case over the seeds or folds that both have, with its 95 % interval (where that is one "
-    "seed or fold: over its cases alone, too narrow). Runs on a card are held to the row's run on a card where there "
-    "is one (`one-gpu`). Rows of other steps per site are not compared."
+    "seed or fold: over its cases alone, too narrow). Of the row, its variant with heads of one decoder stage "
+    "(`one-stage-heads`) and the one on a card (`one-gpu`: of segviz+, with such heads), that is the run which differs "
+    "least. Rows of other steps per site are not compared."
 )
 
 NOTES: Mapping[str, str] = {

@@ -82,12 +82,15 @@ def add_coordinator(subparsers: Subparsers) -> None:
 
 def _create(options: argparse.Namespace, console: "Console") -> None:
     from segviz_core.federation import coordinator
-    from segviz_core.federation.settings import StudySettings
+    from segviz_core.federation.settings import StudySettings, heads_of
 
     values = _read_toml(options.settings) if options.settings else {}
     values.setdefault("name", options.study.resolve().name)
     chosen = {"name": options.name, "mode": options.mode, "rounds": options.rounds, "min_sites": options.min_sites}
-    settings = StudySettings.from_dict(values | {name: value for name, value in chosen.items() if value is not None})
+    values |= {name: value for name, value in chosen.items() if value is not None}
+    if "network" in values:
+        values["network"] = heads_of(values.get("mode", StudySettings.mode)) | values["network"]
+    settings = StudySettings.from_dict(values)
     coordinator.create(options.study, settings, host=options.host, port=options.port, bind=options.bind)
     console.result(
         {"study": str(options.study), "address": f"{options.host}:{options.port}"},

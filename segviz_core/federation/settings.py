@@ -7,6 +7,7 @@ from typing import Any
 
 from segviz_core.contract import DataContract
 from segviz_core.errors import InputError
+from segviz_core.head_stages import head_stages
 
 PUBLISHED_NETWORK: Mapping[str, Any] = {
     "channels": [16, 32, 64, 128, 256],
@@ -14,10 +15,6 @@ PUBLISHED_NETWORK: Mapping[str, Any] = {
     "num_res_units": 2,
 }
 """MONAI UNet of the publication, as NetworkConfig.to_dict() gives it (this module must not load torch)."""
-
-DEEP_HEADS: Mapping[str, Any] = {**PUBLISHED_NETWORK, "head_stages": 2}
-"""The same layers, of which a head owns the last two decoder stages: the student learns more from the experts so, and
-the head of an organ that comes late far more (docs/ablation.md)."""
 
 LOSSES = ("supervised", "published")
 NORMS = ("batch", "instance", "group")
@@ -27,16 +24,17 @@ MODES = ("segviz+", "segviz-fedavg", "segviz-fedbn")
 
 @dataclass(frozen=True)
 class StudySettings:
-    """One study. Defaults: method.md section 4; `network` is NetworkConfig.to_dict() (by default DEEP_HEADS in
-    `segviz+`, PUBLISHED_NETWORK in the `segviz` modes), `patch_size` in voxels.
+    """One study. Defaults: method.md section 4; `network` is NetworkConfig.to_dict(), by default PUBLISHED_NETWORK
+    with `heads_of(mode)`; `patch_size` is in voxels.
 
     `segviz+` spends `local_steps` per site in phase 1, then `rounds * steps_per_round` together; the `segviz` modes
     spend only the latter. `loss` is one of LOSSES (losses.py): without it the first in `segviz+`, the second in
     the `segviz` modes. `head_steps` re-fit the heads to the common representation before phase 2 (method.md 9c),
     `tune_steps` afterwards (phase 3). `proximal` is mu; None means 0 up to 50 steps per round and 1e-3 above.
     `bn_stats` "local" leaves the running statistics of norm layers at their sites, as published; the meta-model holds
-    their average either way. In the last `fixed_norm` share of the shared rounds of `segviz+` these statistics stay as
-    they are and are what the sites normalise with. `transport` "fp16" halves the bytes of a round (transport.py).
+    their average either way. In the last `fixed_norm` share of the shared rounds of `segviz+` those of the
+    representation stay as they are and are what the sites normalise with. `transport` "fp16" halves the bytes of a
+    round (transport.py).
 
     `teacher_shift` is added to the logits with which an expert labels the organs that a site does not annotate; pieces
     smaller than the share `teacher_pieces` of an organ's largest piece are then left out (pseudo_labels.py). The share
@@ -126,14 +124,10 @@ class StudySettings:
         if self.min_sites < 1:
             raise InputError(f"min_sites: expected 1 or more, found {self.min_sites}.")
         if not self.network:
-            object.__setattr__(self, "network", dict(DEEP_HEADS if self.mode == "segviz+" else PUBLISHED_NETWORK))
+            object.__setattr__(self, "network", {**PUBLISHED_NETWORK, **heads_of(self.mode)})
         if set(self.network) - {"norm", "head_stages"} != set(PUBLISHED_NETWORK):
             raise InputError(f"network: expected {', '.join(PUBLISHED_NETWORK)}, found {', '.join(self.network)}.")
-        levels, stages = len(self.network["channels"]), self.network.get("head_stages", 1)
-        if stages not in (1, 2)[: levels - 1]:
-            raise InputError(
-                f"network head_stages: expected 1, or 2 with three channels or more, found {stages!r} with {levels}."
-            )
+        head_stages(self.network)
         if self.network.get("norm", "batch") not in NORMS:
             raise InputError(f"network norm: expected one of {', '.join(NORMS)}, found {self.network['norm']!r}.")
         object.__setattr__(self, "patch_size", tuple(self.patch_size))
@@ -191,6 +185,13 @@ class StudySettings:
                 self.local_steps, self.steps_per_round, self.head_steps, self.tune_steps, self.new_head_steps
             ),
         )
+
+
+def heads_of(mode: str) -> dict[str, int]:
+    """What the network of a new study of `mode` says of its heads: in `segviz+` they own two decoder stages, with which
+    the student learns more from the experts and an organ that comes late far more (docs/ablation.md).
+    """
+    return {"head_stages": 2} if mode == "segviz+" else {}
 
 
 @dataclass(frozen=True)
