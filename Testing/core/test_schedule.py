@@ -5,7 +5,7 @@ import pytest
 from segviz_core.errors import InputError
 from segviz_core.federation.schedule import schedule, steps_per_site
 from segviz_core.federation.settings import PUBLISHED_NETWORK, SiteSettings, StudySettings
-from segviz_core.network import NetworkConfig
+from segviz_core.head_stages import head_stages
 
 
 def stages(**settings):
@@ -113,12 +113,14 @@ def test_incomplete_network_is_refused_by_its_names():
 
 @pytest.mark.parametrize("mode, stages", [("segviz+", 2), ("segviz-fedavg", 1), ("segviz-fedbn", 1)])
 def test_a_head_has_two_decoder_stages_in_segviz_plus_and_one_as_published(mode, stages):
-    assert NetworkConfig.from_dict(StudySettings("s", mode=mode).network) == NetworkConfig(head_stages=stages)
+    network = StudySettings("s", mode=mode).network
+    assert head_stages(network) == stages
+    assert {name: network[name] for name in PUBLISHED_NETWORK} == PUBLISHED_NETWORK
 
 
 def test_a_study_that_was_made_before_keeps_its_heads_of_one_stage():
     network = StudySettings.from_dict({"name": "s", "network": PUBLISHED_NETWORK}).network
-    assert NetworkConfig.from_dict(network).head_stages == 1
+    assert head_stages(network) == 1
 
 
 @pytest.mark.parametrize("stages, channels", [(3, [4, 8, 16]), (0, [4, 8, 16]), ("2", [4, 8, 16]), (2, [4, 8])])
