@@ -39,6 +39,7 @@ WITHOUT_TORCH = {
     "experiments.comparisons",
     "experiments.cost_table",
     "experiments.datasets",
+    "experiments.dice_tables",
     "experiments.extension_table",
     "experiments.figures",
     "experiments.gallery",

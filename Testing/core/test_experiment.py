@@ -164,6 +164,24 @@ def test_run_does_not_go_on_from_checkpoints_of_other_settings(tmp_path) -> None
     run_one(replace(run, setup=replace(run.setup, threads=2)), tmp_path, tmp_path / "data", on_progress=nothing)
 
 
+def test_run_that_cannot_be_made_keeps_no_other_from_being_made(tmp_path) -> None:
+    plans = {run.row: run for run in read_plan(CONFIGS / "smoke.toml")}
+    stale = tmp_path / "smoke" / "central-naive_2_seed0"
+    stale.mkdir(parents=True)
+    (stale / "settings.json").write_text('{"learning_rate": 0.5}', encoding="utf-8")
+    lines: list[str] = []
+    with pytest.raises(InputError, match=r"^central-naive_2_seed0 was begun with .* Make it a variant, or delete"):
+        run_all(
+            [plans["central-naive"], plans["single"]],
+            tmp_path,
+            folder=tmp_path,
+            on_progress=nothing,
+            on_result=lines.append,
+        )
+    assert [line.split(":")[0] for line in lines] == ["central-naive_2_seed0", "single_1_seed0"]
+    assert [path.stem for path in (tmp_path / "smoke" / "runs").iterdir()] == ["single_1_seed0"]
+
+
 def test_label_mask_of_the_first_case_loses_the_others_labels(finished, tmp_path) -> None:
     run = next(run for run in read_plan(CONFIGS / "smoke.toml") if run.row == "central-naive")
     wrong = replace(run, variant="bug", options={"label_of": "first case"})

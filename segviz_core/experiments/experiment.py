@@ -44,13 +44,14 @@ def run_all(
     runs: Sequence[Run], results: Path, *, folder: Path = RUNS, on_progress: Progress, on_result: Callable[[str], None]
 ) -> list[Path]:
     """Do every run whose result is missing in `results`; `on_result` gets one line per finished run, and per run
-    that is left out because it needs a graphics card.
+    that is left out because it needs a graphics card or cannot be made.
 
     Raises:
         Cancelled: `on_progress` raised it; a new call goes on.
-        InputError: the checkpoints of a run are those of other settings, or its data cannot be used.
+        InputError: when all others are done, for those that could not be made: their checkpoints are those of other
+            settings, or their data cannot be used.
     """
-    written = []
+    written, failed = [], []
     for run in runs:
         path = results / run.profile / "runs" / f"{run.name}.json"
         work = folder / run.profile / run.name
@@ -61,11 +62,18 @@ def run_all(
             if run.setup.device == "cuda" and not has_card():
                 on_result(f"{run.name}: left out, it needs an NVIDIA graphics card")
                 continue
-            result = run_one(run, work, folder / run.profile / "data", on_progress=on_progress)
+            try:
+                result = run_one(run, work, folder / run.profile / "data", on_progress=on_progress)
+            except InputError as error:
+                on_result(f"{run.name}: not made. {error.message}")
+                failed.append(error)
+                continue
             path.parent.mkdir(parents=True, exist_ok=True)
             write_result(path, result)
             on_result(summary(result))
             written.append(path)
+    if failed:
+        raise InputError(" ".join(error.message for error in failed), hint=failed[0].hint)
     return written
 
 

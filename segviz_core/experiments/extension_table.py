@@ -11,7 +11,7 @@ from segviz_core.experiments.summaries import CARD, CONTROLS, control_of, on_a_c
 
 Row = Mapping[str, Any]
 
-EXPLAINED = (
+EXPLAINED_EXTENSIONS = (
     "Mean Dice over the repeats; in brackets, the difference to the plain run of the same repeat, in which every site "
     "took part from the start to the end. The mean is over the published organs. A late organ has its "
     "head alone trained, on the representation of the finished plain run; a site that left had its head frozen. Those "
