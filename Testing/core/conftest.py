@@ -1,4 +1,4 @@
-"""One thread per process, Ctrl-C as in a terminal; leaves out what an environment without torch (Slicer's Python 3.12) cannot run."""
+"""One thread per process, Ctrl-C as in a terminal; leaves out what Slicer's Python 3.12, without torch, cannot run."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from import_rules import FLOWER, TESTS_THAT_NEED_TORCH, TORCH
 # Tiny networks on several threads are ten times slower than on one while other processes work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Started in the background by a script, tests inherit a SIGINT that is ignored, and so would the processes they interrupt.
+# Started in the background by a script, tests inherit an ignored SIGINT, and so would the processes they interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if find_spec("torch") is None:
