@@ -182,6 +182,20 @@ def test_run_that_cannot_be_made_keeps_no_other_from_being_made(tmp_path) -> Non
     assert [path.stem for path in (tmp_path / "smoke" / "runs").iterdir()] == ["single_1_seed0"]
 
 
+def test_single_may_be_scored_with_the_norm_statistics_of_each_test_ct(finished, tmp_path) -> None:
+    run = next(run for run in read_plan(CONFIGS / "smoke.toml") if run.row == "single")
+    result = run_one(
+        replace(run, variant="test-norm", options={"test_norm": 0.75}),
+        tmp_path,
+        finished[1] / "smoke" / "data",
+        on_progress=nothing,
+    )
+    plain = json.loads((finished[0] / "smoke" / "runs" / f"{run.name}.json").read_text(encoding="utf-8"))
+    losses, expected = ([row["loss/liver"] for row in each["curve"]] for each in (result, plain))
+    assert losses == pytest.approx(expected, abs=1e-4)  # trained alike
+    assert json.loads(json.dumps(result["scores"])) != plain["scores"]
+
+
 def test_label_mask_of_the_first_case_loses_the_others_labels(finished, tmp_path) -> None:
     run = next(run for run in read_plan(CONFIGS / "smoke.toml") if run.row == "central-naive")
     wrong = replace(run, variant="bug", options={"label_of": "first case"})

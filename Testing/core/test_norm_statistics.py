@@ -10,6 +10,7 @@ from toy_cases import NETWORK, PATCH, toy_site
 
 from segviz_core import norm_statistics
 from segviz_core.evaluation import dice_per_organ
+from segviz_core.experiments.predictors import Heads
 from segviz_core.network import NetworkConfig, SegVizNet, norm_keys
 from segviz_core.norm_statistics import adapted
 from segviz_core.torch_inference import margins
@@ -44,6 +45,16 @@ def test_expert_finds_its_organ_on_an_unknown_scanner_with_that_scanners_norm_st
         own.append(dice(expert, case, liver))
         theirs.append(dice(adapted(expert, case, share=1.0, patch_size=PATCH), case, liver))
     assert np.mean(own) < 0.7 < 0.85 < np.mean(theirs), (own, theirs)
+
+
+def test_site_alone_may_look_at_a_ct_without_labels_in_the_same_way(expert, elsewhere):
+    plain, adapting = (Heads([(expert, ("liver",))], PATCH, exclusive=False, test_norm=share) for share in (0.0, 1.0))
+    own, theirs = [], []
+    for case, liver in elsewhere:
+        for predictor, found in ((plain, own), (adapting, theirs)):
+            mask = predictor.masks(predictor.maps(case.intensities))["liver"]
+            found.append(dice_per_organ(mask.astype(np.uint8), liver.astype(np.uint8))["liver"])
+    assert np.mean(own) < 0.7 < 0.8 < np.mean(theirs), (own, theirs)
 
 
 def test_share_of_the_statistics_is_replaced_and_every_weight_stays(expert, elsewhere):

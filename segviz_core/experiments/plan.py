@@ -179,14 +179,15 @@ def _changed(base: Mapping[str, Any], setup: Mapping[str, Any]) -> dict[str, Any
 
 
 def _options(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings of the study in the segviz rows; whose organ a batch is read for, centrally; the server's momentum."""
+    """Settings of the study in the segviz rows; of others how single looks at a CT, whose organ a batch is read for
+    centrally, the server's momentum.
+    """
     row: str = entry["row"]
     options: Mapping[str, Any] = entry.get("options", {})
-    known: set[str] = set()
     if row.startswith("segviz"):
         known = {f.name for f in fields(StudySettings)}
-    elif row != "single":
-        known = {"label_of"} if row.startswith("central") else {"server_momentum"}
+    else:
+        known = {{"single": "test_norm", "central": "label_of"}.get(row.partition("-")[0], "server_momentum")}
     if unknown := sorted(set(options) - known):
         raise ValueError(f"unknown name {unknown[0]} in the options of {row}")
     return options

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from torch import nn
 
+from segviz_core.cases import Case
 from segviz_core.experiments.as_published import Window, seen_through
 from segviz_core.labels import organs_named
 from segviz_core.merging import merge
 from segviz_core.meta_model import OrganEntry
 from segviz_core.network import SegVizNet
+from segviz_core.norm_statistics import adapted
 from segviz_core.precision import autocast, channels_last
 from segviz_core.torch_inference import margins
 
@@ -50,7 +52,8 @@ class Heads:
 
     With `exclusive` the organs compete for every voxel (method.md section 7); else each head stands alone, as in
     networks that know one organ. `calibration` has (temperature, threshold) per organ, default (1, .5). With `windows`
-    every organ has a pass of its own, through its site's window (as_published.py).
+    every organ has a pass of its own, through its site's window (as_published.py). `test_norm` of the norm statistics
+    are those of the CT at hand, as experts do it for the CTs that they label (norm_statistics.py).
     """
 
     networks: Sequence[tuple[SegVizNet, Sequence[str]]]
@@ -58,15 +61,20 @@ class Heads:
     exclusive: bool = True
     calibration: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     windows: Mapping[str, Window] = field(default_factory=dict)
+    test_norm: float = 0.0
 
     @property
     def organs(self) -> tuple[str, ...]:
         return tuple(organ for _, organs in self.networks for organ in organs)
 
     def maps(self, voxels: NDArray[np.float32]) -> Maps:
-        passes = [(n, o, voxels) for n, o in self.networks]
+        networks = self.networks
+        if self.test_norm:
+            ct = Case("ct", np.rint(voxels * 255).astype(np.uint8), {})
+            networks = [(adapted(n, ct, share=self.test_norm, patch_size=self.patch_size), o) for n, o in networks]
+        passes = [(n, o, voxels) for n, o in networks]
         if self.windows:
-            passes = [(n, (k,), seen_through(voxels, self.windows[k])) for n, o in self.networks for k in o]
+            passes = [(n, (k,), seen_through(voxels, self.windows[k])) for n, o in networks for k in o]
         return np.concatenate([margins(n.eval(), v, organs=o, patch_size=self.patch_size) for n, o, v in passes])
 
     def masks(self, maps: Maps) -> dict[str, Mask]:
