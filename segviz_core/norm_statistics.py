@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -12,11 +13,13 @@ from segviz_core.network import SegVizNet, fused_margins
 from segviz_core.precision import autocast, channels_last
 from segviz_core.training import step_generator
 
+Network = TypeVar("Network", bound=nn.Module)
+
 BATCHES, BATCH_SIZE = 8, 2
 """Patches that give the statistics of a CT; three times as many give no better labels (docs/method_log.md)."""
 
 
-def adapted(network: SegVizNet, case: Case, *, share: float, patch_size: Sequence[int]) -> SegVizNet:
+def adapted(network: Network, case: Case, *, share: float, patch_size: Sequence[int]) -> Network:
     """A copy of `network`, in eval mode, in which `share` of the running norm statistics are those that `case` gives.
 
     They are gathered from patches, half of them around voxels of the organs that are annotated in the case. Weights
@@ -34,12 +37,18 @@ def adapted(network: SegVizNet, case: Case, *, share: float, patch_size: Sequenc
             rng = step_generator(case.name, i)
             batch = draw_batch([case], organs=list(case.masks), patch_size=patch_size, batch_size=BATCH_SIZE, rng=rng)
             with autocast(device):
-                features = network.representation(channels_last(batch.images.to(device)))
-                fused_margins(features, [network.head(organ) for organ in network.organs])
+                _look(network, channels_last(batch.images.to(device)))
         for layer, buffers in zip(layers, before, strict=True):
             for new, old in zip(_statistics(layer), buffers, strict=True):
                 new.lerp_(old, 1 - share)
     return network.eval()
+
+
+def _look(network: nn.Module, images: torch.Tensor) -> None:
+    if isinstance(network, SegVizNet):
+        fused_margins(network.representation(images), [network.head(organ) for organ in network.organs])
+    else:
+        network(images)
 
 
 def _statistics(layer: nn.BatchNorm3d) -> list[torch.Tensor]:

@@ -3,6 +3,7 @@
 import base64
 import json
 from dataclasses import replace
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -182,18 +183,19 @@ def test_run_that_cannot_be_made_keeps_no_other_from_being_made(tmp_path) -> Non
     assert [path.stem for path in (tmp_path / "smoke" / "runs").iterdir()] == ["single_1_seed0"]
 
 
-def test_single_may_be_scored_with_the_norm_statistics_of_each_test_ct(finished, tmp_path) -> None:
-    run = next(run for run in read_plan(CONFIGS / "smoke.toml") if run.row == "single")
-    result = run_one(
-        replace(run, variant="test-norm", options={"test_norm": 0.75}),
-        tmp_path,
-        finished[1] / "smoke" / "data",
-        on_progress=nothing,
-    )
+@pytest.mark.parametrize("row", ["single", "central-marginal", "segviz-fedbn"])
+def test_finished_row_may_be_scored_with_the_norm_statistics_of_each_test_ct(finished, tmp_path, row) -> None:
+    run = next(run for run in read_plan(CONFIGS / "smoke.toml") if run.row == row)
+    work = tmp_path / run.name
+    copytree(finished[1] / "smoke" / run.name, work)  # trained: only the scoring differs
+    adapting = replace(run, setup=replace(run.setup, test_norm=0.75))
+    (work / "settings.json").unlink()
+    result = json.loads(json.dumps(run_one(adapting, work, finished[1] / "smoke" / "data", on_progress=nothing)))
     plain = json.loads((finished[0] / "smoke" / "runs" / f"{run.name}.json").read_text(encoding="utf-8"))
-    losses, expected = ([row["loss/liver"] for row in each["curve"]] for each in (result, plain))
-    assert losses == pytest.approx(expected, abs=1e-4)  # trained alike
-    assert json.loads(json.dumps(result["scores"])) != plain["scores"]
+    assert result["setup"] == plain["setup"] | {"test_norm": 0.75}
+    scores = result["scores"]
+    assert set(scores) == set(plain["scores"])
+    assert all(scores[evaluation] != plain["scores"][evaluation] for evaluation in scores)
 
 
 def test_label_mask_of_the_first_case_loses_the_others_labels(finished, tmp_path) -> None:

@@ -10,7 +10,8 @@ from toy_cases import NETWORK, PATCH, toy_site
 
 from segviz_core import norm_statistics
 from segviz_core.evaluation import dice_per_organ
-from segviz_core.experiments.predictors import Heads
+from segviz_core.experiments.baselines import softmax_network
+from segviz_core.experiments.predictors import Heads, Softmax
 from segviz_core.network import NetworkConfig, SegVizNet, norm_keys
 from segviz_core.norm_statistics import adapted
 from segviz_core.torch_inference import margins
@@ -55,6 +56,19 @@ def test_site_alone_may_look_at_a_ct_without_labels_in_the_same_way(expert, else
             mask = predictor.masks(predictor.maps(case.intensities))["liver"]
             found.append(dice_per_organ(mask.astype(np.uint8), liver.astype(np.uint8))["liver"])
     assert np.mean(own) < 0.7 < 0.8 < np.mean(theirs), (own, theirs)
+
+
+def test_network_of_one_softmax_is_adapted_in_the_same_way(elsewhere):
+    torch.manual_seed(0)
+    network = softmax_network(NetworkConfig.from_dict(NETWORK), ("liver",)).eval()
+    case, before = elsewhere[0][0], copy.deepcopy(network.state_dict())
+    plain, adapting = (Softmax(network, ("liver",), PATCH, test_norm=share) for share in (0.0, 1.0))
+    by_hand = Softmax(
+        adapted(network, replace(case, name="ct", masks={}), share=1.0, patch_size=PATCH), ("liver",), PATCH
+    )
+    assert not np.array_equal(plain.maps(case.intensities), adapting.maps(case.intensities))
+    np.testing.assert_array_equal(by_hand.maps(case.intensities), adapting.maps(case.intensities))
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
 
 
 def test_share_of_the_statistics_is_replaced_and_every_weight_stays(expert, elsewhere):

@@ -142,3 +142,17 @@ def test_a_variant_with_heads_of_one_stage_is_held_to_the_row_with_heads_of_one_
     assert {name: round(d.mean, 3) for name, d in changed.items() if d} == {"one": -0.1, "two": -0.2}
     (itself,) = ablation_entries([one_stage])
     assert minus_plain(itself, entries).mean == pytest.approx(-0.1)
+
+
+def test_a_variant_with_heads_of_two_stages_is_held_to_such_a_variant_of_a_row_with_one() -> None:
+    def two_stages(dice: float, variant: str) -> dict[str, Any]:
+        network = {"channels": [4, 8, 16], "head_stages": 2}
+        return {**result("segviz-fedavg", 0, [dice], network=network), "variant": variant}
+
+    deep, changed = two_stages(0.7, "two-stage-heads"), two_stages(0.75, "two-stage-heads-changed")
+    entries = [*table_entries([result("segviz-fedavg", 0, [0.5])]), *ablation_entries([deep, changed])]
+    found = {entry.variant: minus_plain(entry, entries) for entry in entries[1:]}
+    assert {name: round(d.mean, 3) for name, d in found.items() if d} == {
+        "two-stage-heads": 0.2,
+        "two-stage-heads-changed": 0.05,
+    }

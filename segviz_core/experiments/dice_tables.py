@@ -31,9 +31,9 @@ EXPLAINED_COMPARISONS = (
 EXPLAINED_VARIANTS = (
     "What was changed is in docs/method_log.md and the experiment files. On the right, mean Dice minus that of the run "
     "that is changed, paired by case over the seeds or folds that both have, with its 95 % interval (where that is one "
-    "seed or fold: over its cases alone, too narrow). Of the row, its variant with heads of one decoder stage "
-    "(`one-stage-heads`) and the one on a card (`one-gpu`: of segviz+, with such heads), that is the run which differs "
-    "least. Rows of other steps per site are not compared."
+    "seed or fold: over its cases alone, too narrow). Of the row, its variants with heads of one or two decoder stages "
+    "(`one-stage-heads`, `two-stage-heads`) and the one on a card (`one-gpu`: of segviz+, with heads of one), that is "
+    "the run which differs least. Rows of other steps per site are not compared."
 )
 
 

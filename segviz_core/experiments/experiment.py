@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ def run_one(run: Run, work: Path, data_folder: Path, *, on_progress: Progress) -
 
     trained = _train(run)(run, data.sites, work, report, watch)
     clock.lap("training", run.setup.steps_per_site)
-    scores = _score(run, trained, data, work, on_progress)
+    predictors = {name: replace(p, test_norm=run.setup.test_norm) for name, p in trained.predictors.items()}
+    scores = _score(run, predictors, data, work, on_progress)
     clock.lap("evaluation")
     return _result(run, trained, data, scores, clock)
 
@@ -138,9 +140,11 @@ def _train(run: Run) -> Callable[..., Trained]:
     return train_segviz if run.row.startswith("segviz") else train_softmax
 
 
-def _score(run: Run, trained: Trained, data: Data, work: Path, on_progress: Progress) -> dict[str, list[list[Any]]]:
+def _score(
+    run: Run, predictors: Mapping[str, Predictor], data: Data, work: Path, on_progress: Progress
+) -> dict[str, list[list[Any]]]:
     scores: dict[str, list[list[Any]]] = {}
-    for evaluation, predictor in trained.predictors.items():
+    for evaluation, predictor in predictors.items():
         rows, labels = [], {}
         for done, test in enumerate(data.tests, start=1):
             found = score(predictor, test, tolerance_mm=run.setup.tolerance_mm)

@@ -44,7 +44,7 @@ CONFIGS = Path(__file__).parent / "configs"
 FREE = frozenset({"threads", "device", "watch"})
 """Settings in which repeats of a row may differ, and a run may go on with other values."""
 
-_AS_PUBLISHED = ("site_windows", "equal_epochs")
+_OF_VARIANTS = ("site_windows", "equal_epochs", "test_norm")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class Setup:
     `device` is auto, cpu or cuda, `tolerance_mm` that of NSD, `watch` how often test Dice is taken along the way (for
     curves only). `shared_learning_rate` is that of steps which are averaged over the sites (0: `learning_rate`): an
     average of four moves less than four steps one after the other. Variants of the `segviz` rows may have
-    `site_windows` in HU, within the contract's, and `equal_epochs` instead of equal steps (as_published.py).
+    `site_windows` in HU, within the contract's, and `equal_epochs` instead of equal steps (as_published.py). A finished
+    row may be scored with the share `test_norm` of its norm statistics taken from the CT at hand, as experts look at
+    the CTs that they label (norm_statistics.py).
     """
 
     contract: DataContract
@@ -75,11 +77,12 @@ class Setup:
     shared_learning_rate: float = 0.0
     site_windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     equal_epochs: bool = False
+    test_norm: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         values = asdict(self) | {"contract": self.contract.to_dict(), "network": dict(self.network)}
-        return {name: value for name, value in values.items() if name not in _AS_PUBLISHED or value}
+        return {name: value for name, value in values.items() if name not in _OF_VARIANTS or value}
 
 
 @dataclass(frozen=True)
@@ -179,15 +182,14 @@ def _changed(base: Mapping[str, Any], setup: Mapping[str, Any]) -> dict[str, Any
 
 
 def _options(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings of the study in the segviz rows; of others how single looks at a CT, whose organ a batch is read for
-    centrally, the server's momentum.
-    """
+    """Settings of the study in the segviz rows; whose organ a batch is read for, centrally; the server's momentum."""
     row: str = entry["row"]
     options: Mapping[str, Any] = entry.get("options", {})
+    known: set[str] = set()
     if row.startswith("segviz"):
         known = {f.name for f in fields(StudySettings)}
-    else:
-        known = {{"single": "test_norm", "central": "label_of"}.get(row.partition("-")[0], "server_momentum")}
+    elif row != "single":
+        known = {"label_of"} if row.startswith("central") else {"server_momentum"}
     if unknown := sorted(set(options) - known):
         raise ValueError(f"unknown name {unknown[0]} in the options of {row}")
     return options
@@ -207,6 +209,8 @@ def _setup(values: Mapping[str, Any]) -> Setup:
     needed = [f.name for f in fields(Setup) if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in needed if name not in values]:
         raise ValueError(f"no {', '.join(missing)} in setup")
+    if not 0 <= values.get("test_norm", 0.0) <= 1:
+        raise ValueError(f"test_norm {values['test_norm']} is not within 0 to 1")
     contract = values["contract"]
     if not isinstance(contract, DataContract):
         contract = DataContract(tuple(contract["spacing_mm"]), tuple(contract["window_hu"]))

@@ -21,7 +21,7 @@ from segviz_core.labels import organs_named
 from segviz_core.merging import merge
 from segviz_core.meta_model import OrganEntry
 from segviz_core.network import SegVizNet
-from segviz_core.norm_statistics import adapted
+from segviz_core.norm_statistics import Network, adapted
 from segviz_core.precision import autocast, channels_last
 from segviz_core.torch_inference import margins
 
@@ -52,8 +52,7 @@ class Heads:
 
     With `exclusive` the organs compete for every voxel (method.md section 7); else each head stands alone, as in
     networks that know one organ. `calibration` has (temperature, threshold) per organ, default (1, .5). With `windows`
-    every organ has a pass of its own, through its site's window (as_published.py). `test_norm` of the norm statistics
-    are those of the CT at hand, as experts do it for the CTs that they label (norm_statistics.py).
+    every organ has a pass of its own, through its site's window (as_published.py). `test_norm`: see plan.Setup.
     """
 
     networks: Sequence[tuple[SegVizNet, Sequence[str]]]
@@ -68,14 +67,12 @@ class Heads:
         return tuple(organ for _, organs in self.networks for organ in organs)
 
     def maps(self, voxels: NDArray[np.float32]) -> Maps:
-        networks = self.networks
-        if self.test_norm:
-            ct = Case("ct", np.rint(voxels * 255).astype(np.uint8), {})
-            networks = [(adapted(n, ct, share=self.test_norm, patch_size=self.patch_size), o) for n, o in networks]
-        passes = [(n, o, voxels) for n, o in networks]
+        passes = [(n, o, voxels) for n, o in self.networks]
         if self.windows:
-            passes = [(n, (k,), seen_through(voxels, self.windows[k])) for n, o in networks for k in o]
-        return np.concatenate([margins(n.eval(), v, organs=o, patch_size=self.patch_size) for n, o, v in passes])
+            passes = [(n, (k,), seen_through(voxels, self.windows[k])) for n, o in self.networks for k in o]
+        size, share = self.patch_size, self.test_norm
+        at_hand = [(_at_hand(n.eval(), v, share=share, patch_size=size), o, v) for n, o, v in passes]
+        return np.concatenate([margins(n, v, organs=o, patch_size=size) for n, o, v in at_hand])
 
     def masks(self, maps: Maps) -> dict[str, Mask]:
         if not self.exclusive:
@@ -105,14 +102,15 @@ class Softmax:
     network: nn.Module
     organs: tuple[str, ...]
     patch_size: Sequence[int]
+    test_norm: float = 0.0
 
     def maps(self, voxels: NDArray[np.float32]) -> Maps:
-        self.network.eval()
-        device = next(self.network.parameters()).device
+        network = _at_hand(self.network.eval(), voxels, share=self.test_norm, patch_size=self.patch_size)
+        device = next(network.parameters()).device
         image = torch.from_numpy(voxels)[None, None].to(device)
 
         def predict(window: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.network(channels_last(window))
+            logits: torch.Tensor = network(channels_last(window))
             return logits.float()
 
         with torch.inference_mode(), autocast(device):
@@ -127,3 +125,11 @@ class Softmax:
     def probabilities(self, maps: Maps) -> dict[str, NDArray[np.float32]]:
         p = softmax(maps, axis=0)
         return {organ: p[k] for k, organ in enumerate(self.organs, start=1)}
+
+
+def _at_hand(network: Network, voxels: NDArray[np.float32], *, share: float, patch_size: Sequence[int]) -> Network:
+    """The network with `share` of its norm statistics those of this CT, as experts look at the CTs that they label."""
+    if not share:
+        return network
+    ct = Case("ct", np.rint(voxels * 255).astype(np.uint8), {})
+    return adapted(network, ct, share=share, patch_size=patch_size)

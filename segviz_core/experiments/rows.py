@@ -4,7 +4,7 @@ Sites take turns in one process. Every row sees the same network, augmentation, 
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ class Trained:
     `bytes_per_site` is what a site sent and received, on average; `flops` all arithmetic of the training.
     """
 
-    predictors: Mapping[str, Predictor]
+    predictors: Mapping[str, Heads | Softmax]
     curve: list[dict[str, Any]]
     bytes_per_site: int = 0
     flops: int = 0
@@ -43,19 +43,15 @@ class Trained:
 
 
 def train_single(run: Run, sites: Mapping[str, Site], work: Path, report: Report, watch: Watch) -> Trained:
-    """One network per site, on L_sup, alone; the option `test_norm` adapts it to each CT that it segments."""
+    """One network per site, on L_sup, alone."""
     setup, networks, curve, flops = run.setup, [], [], 0
-
-    def predictor(networks: Sequence[tuple[SegVizNet, Sequence[str]]]) -> Heads:
-        return Heads(networks, setup.patch_size, exclusive=False, **run.options)
-
     for i, (organ, site) in enumerate(sites.items()):
         torch.manual_seed(run.seed)
         network = SegVizNet(NetworkConfig.from_dict(setup.network), [organ]).to(device_of(run))
         optimizer = torch.optim.Adam(set_trainable(network, own=(organ,)), setup.learning_rate, fused=True)
         checkpoint = Checkpoint(work / f"single-{organ}.safetensors")
         checkpoint.restore(network, [optimizer])
-        heads = predictor([(network, (organ,))])
+        heads = Heads([(network, (organ,))], setup.patch_size, exclusive=False)
         flops += flops_of(lambda: train(copy.deepcopy(network), site.training_cases, training(run, steps=1)))  # noqa: B023
         for first in range(checkpoint.done, setup.steps_per_site, setup.steps_per_round):
             steps = min(setup.steps_per_round, setup.steps_per_site - first)
@@ -69,7 +65,9 @@ def train_single(run: Run, sites: Mapping[str, Site], work: Path, report: Report
         networks.append((network, (organ,)))
         curve.append(checkpoint.curve)
     merged = [_joined(rows) for rows in zip(*curve, strict=True)]
-    return Trained({"personal": predictor(networks)}, merged, flops=flops * setup.steps_per_site)
+    return Trained(
+        {"personal": Heads(networks, setup.patch_size, exclusive=False)}, merged, flops=flops * setup.steps_per_site
+    )
 
 
 def train_softmax(run: Run, sites: Mapping[str, Site], work: Path, report: Report, watch: Watch) -> Trained:

@@ -21,7 +21,7 @@ from segviz_core.experiments.as_published import narrowed, steps_in_equal_epochs
 from segviz_core.experiments.extensions import Extension
 from segviz_core.experiments.leaving import frozen_since, last_round, leave_when_due
 from segviz_core.experiments.plan import Run
-from segviz_core.experiments.predictors import Heads, Predictor
+from segviz_core.experiments.predictors import Heads
 from segviz_core.experiments.rows import Report, Trained, Watch, device_of, flops_of, training
 from segviz_core.experiments.runner import run_study
 from segviz_core.federation.packets import Packet
@@ -171,12 +171,12 @@ def _curve_row(study: Study, row: Mapping[str, Any], watched: Mapping[str, Any])
     return {"step": steps, "stage": row["stage"], **losses, **watched.get(str(steps), {})}
 
 
-def _predictors(run: Run, study: Study, work: Path, sites: Mapping[str, Site]) -> dict[str, Predictor]:
+def _predictors(run: Run, study: Study, work: Path, sites: Mapping[str, Site]) -> dict[str, Heads]:
     """The evaluations of a row; of an extension the product alone, beside that of the plain run."""
     assembled = _assembled(run, study)
     if run.extension != Extension():
         return {"assembled": assembled}
-    predictors: dict[str, Predictor] = {"personal": _personal(run, work, sites), "assembled": assembled}
+    predictors = {"personal": _personal(run, work, sites), "assembled": assembled}
     predictors["assembled+recal"] = _recalibrated(run, assembled, sites)
     if study.settings.mode == "segviz+":
         predictors["experts"] = _experts(run, study.folder, sites)

@@ -19,9 +19,9 @@ DETAILS = ("nsd", "hd95_mm", "volume_error_ml", "ece", "brier", "false_positive_
 CARD = "\N{DEGREE SIGN}"
 """Marks a repeat that was trained on a graphics card."""
 
-CONTROLS = ("", "one-stage-heads", "one-gpu")
-"""A row, its variant with heads of one decoder stage, and its variant trained once more on a graphics card: what other
-variants are held to, each to the one that it differs from least."""
+CONTROLS = ("", "one-stage-heads", "two-stage-heads", "one-gpu")
+"""A row, its variants with heads of one or two decoder stages, and its variant trained once more on a graphics card:
+what other variants are held to, each to the one that it differs from least."""
 
 _OF_TEACHERS = frozenset({"teacher_shift", "teacher_pieces", "teacher_norm"})
 """Settings of a study that mean nothing where no expert teaches."""
