@@ -50,7 +50,8 @@ def test_runs_of_a_file_go_seed_by_seed_and_take_the_rest_from_the_profile(tmp_p
             'row = "single"\noptions = { label_of = "x" }',
             "unknown name label_of in the options of single",
         ),
-        ('row = "single"', 'row = "single"\nsetup = { test_norm = 75 }', "test_norm 75 is not within 0 to 1"),
+        ('row = "single"', 'row = "single"\nsetup = { test_norm = 75 }', "test_norm 75 is no number from 0 to 1"),
+        ('row = "single"', 'row = "single"\nsetup = { test_norm = "x" }', "test_norm 'x' is no number from 0 to 1"),
     ],
 )
 def test_a_mistake_in_a_file_is_named(tmp_path, old: str, new: str, words: str) -> None:

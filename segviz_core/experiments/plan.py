@@ -209,8 +209,9 @@ def _setup(values: Mapping[str, Any]) -> Setup:
     needed = [f.name for f in fields(Setup) if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in needed if name not in values]:
         raise ValueError(f"no {', '.join(missing)} in setup")
-    if not 0 <= values.get("test_norm", 0.0) <= 1:
-        raise ValueError(f"test_norm {values['test_norm']} is not within 0 to 1")
+    share = values.get("test_norm", 0.0)
+    if not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise ValueError(f"test_norm {share!r} is no number from 0 to 1")
     contract = values["contract"]
     if not isinstance(contract, DataContract):
         contract = DataContract(tuple(contract["spacing_mm"]), tuple(contract["window_hu"]))
